@@ -72,6 +72,11 @@ class RunFolder:
         return self.path / "stop.json"
 
     @property
+    def reserve_path(self) -> Path:
+        """Some space that is given up so that the end of a run can be written on a full disk."""
+        return self.path / ".reserve"
+
+    @property
     def data_dir(self) -> Path:
         return self.path / "data"
 
@@ -121,7 +126,7 @@ def create_run(config: RunConfig, start_key: str | None = None) -> RunFolder:
     root = runs_root()
     run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{_slug(config.output.name)}-{secrets.token_hex(2)}"
     draft = root / f".{run_id}"  # renamed when whole: nobody ever sees half a run
-    with _said_plainly(root):
+    with said_plainly(root):
         draft.mkdir(parents=True)
         (draft / "config.yaml").write_text(config.to_yaml(complete=True), encoding="utf-8")
         write_json(draft / "provenance.json", {"start_key": start_key or config.digest()} | gather(config))
@@ -167,15 +172,21 @@ def find_run(name: str) -> RunFolder:
     raise RunError.at("run", name, "There is no such run.", way_out)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Replaces the file at once: a reader sees the old or the new one, also after a crash."""
+def write_json(path: Path, value: Any, *, replace: bool = True) -> None:
+    """Writes the file at once: a reader sees the old or the new one, also after a crash.
+
+    With replace=False the first writer wins: FileExistsError for the others.
+    """
     draft = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(2)}")
     try:
         with draft.open("w", encoding="utf-8") as file:
             json.dump(value, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
-        draft.replace(path)
+        if replace:
+            draft.replace(path)
+        else:
+            os.link(draft, path)
     finally:
         draft.unlink(missing_ok=True)
 
@@ -189,7 +200,7 @@ def read_json(path: Path) -> Any | None:
 
 
 @contextmanager
-def _said_plainly(path: Path) -> Iterator[None]:
+def said_plainly(path: Path) -> Iterator[None]:
     """The operating system's refusals as RunError."""
     try:
         yield

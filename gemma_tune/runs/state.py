@@ -171,6 +171,7 @@ def _started(draft: Draft, event: dict) -> None:
         attempt=_whole(event, "attempt") or draft["attempt"] + 1,
         resume_step=step,
         started_time=_number(event, "time"),
+        plan=None,
         trained_step=None,
         trained_stopped=None,
         saved=None,

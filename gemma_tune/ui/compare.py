@@ -1,0 +1,296 @@
+"""The Compare tab: one question, answered by base and tuned side by side, from one chat worker."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator
+from typing import Any
+
+import gradio as gr
+
+from gemma_tune.errors import GemmaTuneError
+from gemma_tune.runs import engine
+from gemma_tune.runs.chat import ChatSession
+from gemma_tune.runs.folder import list_runs
+from gemma_tune.runs.hardware import Sampler
+from gemma_tune.ui import views
+
+PAINTS_PER_SECOND = 15
+COLUMNS = ("base", "tuned")
+
+
+class Resident:
+    """The one chat worker of the app; choosing another run ends the worker before it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._session: ChatSession | None = None
+
+    def of(self, run_id: str) -> ChatSession:
+        """The running worker for this run, started when needed; waits until the model is loaded."""
+        with self._lock:
+            if self._session is None or self._session.run_id != run_id or not self._session.is_alive:
+                self.close()
+                self._session = ChatSession(run_id, token=os.environ.get("HF_TOKEN"))
+                self._session.start()
+            session = self._session
+        session.wait_ready()
+        return session
+
+    def stop(self) -> None:
+        if self._session is not None:
+            self._session.stop()
+
+    def close(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+
+resident = Resident()
+
+
+def build() -> dict[str, Any]:
+    parts: dict[str, Any] = {}
+    parts["picker"] = gr.Dropdown([], value=None, label="Tuned by", elem_id="compare-run")
+    parts["note"] = gr.HTML("", elem_id="compare-note")
+    parts["anyway"] = gr.Button("Load it beside the training run", visible=False, elem_id="compare-anyway")
+    with gr.Row():
+        for name, title in (("base", "Base: before"), ("tuned", "Tuned: after")):
+            with gr.Column(min_width=320):
+                parts[name] = gr.Chatbot(
+                    label=title,
+                    height="44vh",
+                    elem_id=f"chat-{name}",
+                    elem_classes=["gt-column", f"gt-{name}"],
+                    placeholder="Its answers appear here.",
+                    buttons=["copy"],
+                    sanitize_html=True,
+                )
+                parts[f"{name}_stats"] = gr.HTML("", elem_id=f"stats-{name}", min_height=22)
+    with gr.Row():
+        parts["prompt"] = gr.Textbox(
+            placeholder="Ask both the same question", show_label=False, lines=2, max_lines=8, scale=5, elem_id="prompt",
+            submit_btn=False, autofocus=False,
+        )  # fmt: skip
+        with gr.Column(scale=1, min_width=140):
+            parts["ask"] = gr.Button("Ask both", variant="primary", elem_id="ask")
+            parts["stop"] = gr.Button("Stop", elem_id="stop-answer")
+    parts["held_out"] = gr.Dropdown(
+        [], label="Or take a held-out question", elem_id="held-out", visible=False
+    )
+    with gr.Accordion("System text and sampling", open=False, elem_id="sampling"):
+        parts["system"] = gr.Textbox(
+            label="System text", info="Put before the question, as the model's template does it."
+        )
+        with gr.Row():
+            parts["temperature"] = gr.Slider(
+                0, 2, value=0, step=0.05, label="Temperature", info="0: always the likeliest word."
+            )
+            parts["top_p"] = gr.Slider(
+                0.05, 1, value=0.95, step=0.05, label="Top-p", info="Only words within this share."
+            )
+            parts["top_k"] = gr.Slider(
+                0, 200, value=64, step=1, label="Top-k", info="Only so many likeliest words; 0: all."
+            )
+            parts["max_new_tokens"] = gr.Slider(1, 2048, value=256, step=1, label="Longest answer (tokens)")
+            parts["seed"] = gr.Number(
+                0, precision=0, label="Seed", info="The same seed, the same dice for both."
+            )
+    parts["clear"] = gr.Button("Clear the answers", size="sm", elem_id="clear")
+    return parts
+
+
+def wire(parts: dict[str, Any]) -> None:
+    settings = [parts[name] for name in ("system", "temperature", "top_p", "top_k", "max_new_tokens", "seed")]
+    shown = [
+        parts["base"],
+        parts["tuned"],
+        parts["base_stats"],
+        parts["tuned_stats"],
+        parts["note"],
+        parts["anyway"],
+    ]
+    inputs = [parts["picker"], parts["prompt"], parts["base"], parts["tuned"], *settings]
+    asking = gr.on(
+        [parts["ask"].click, parts["prompt"].submit], _ask, inputs, shown, api_name="compare", concurrency_limit=1,
+        concurrency_id="chat", show_progress="hidden",
+    )  # fmt: skip
+    anyway = parts["anyway"].click(
+        _ask_anyway, inputs, shown, api_name="compare_anyway", api_visibility="private", concurrency_limit=1,
+        concurrency_id="chat", show_progress="hidden",
+    )  # fmt: skip
+    parts["stop"].click(
+        lambda: resident.stop(), None, None, cancels=None, queue=False, api_name="stop_answer"
+    )
+    parts["clear"].click(
+        lambda: [[], [], "", ""], None, shown[:4], cancels=[asking, anyway], api_name="clear_answers",
+        api_visibility="private",
+    )  # fmt: skip
+    picked = [
+        parts["held_out"],
+        parts["note"],
+        parts["base"],
+        parts["tuned"],
+        parts["base_stats"],
+        parts["tuned_stats"],
+    ]
+    parts["picker"].change(_picked, parts["picker"], picked, api_name="compare_run", api_visibility="private")
+    parts["held_out"].input(
+        lambda question: question, parts["held_out"], parts["prompt"], api_name="held_out", api_visibility="private",
+        queue=False,
+    )  # fmt: skip
+
+
+def _picked(run_id: str | None) -> list:
+    """A run was chosen: its held-out questions, and what stands in the way."""
+    if not run_id:
+        empty = views.notice(
+            "", "No run is chosen", "Finish a run first; then ask both the same question here."
+        )
+        return [gr.update(visible=False), empty, [], [], "", ""]
+    state = engine.read_state(run_id)
+    questions = [sample["prompt"] for sample in state.samples]
+    text = (
+        ""
+        if state.saved or state.checkpoints
+        else views.notice("warm", "No model yet", "This run has saved nothing so far.")
+    )
+    return [gr.update(choices=questions, value=None, visible=bool(questions)), text, [], [], "", ""]
+
+
+async def _ask(
+    run_id: str | None, prompt: str, base: list, tuned: list, *settings: Any
+) -> AsyncIterator[list]:
+    if other := _training_on_the_gpu():
+        text = f"{other} trains on the only GPU. Loading a model beside it can end it with out of memory."
+        yield [gr.skip()] * 4 + [views.notice("warm", "A run is training", text), gr.update(visible=True)]
+        return
+    async for update in _ask_anyway(run_id, prompt, base, tuned, *settings):
+        yield update
+
+
+async def _ask_anyway(
+    run_id: str | None, prompt: str, base: list, tuned: list, *settings: Any
+) -> AsyncIterator[list]:
+    """Stream both answers; at most 15 updates a second, however fast the tokens come."""
+    prompt = (prompt or "").strip()
+    if not run_id or not prompt:
+        missing = "Choose a run above." if not run_id else "Write a question below."
+        yield [gr.skip()] * 4 + [views.notice("", "Nothing to ask yet", missing), gr.update(visible=False)]
+        return
+    texts = dict.fromkeys(COLUMNS, "")
+    stats = dict.fromkeys(COLUMNS, "")
+    histories = {"base": base or [], "tuned": tuned or []}
+
+    def update(note: str = "") -> list:
+        chats = [
+            [
+                *histories[name],
+                {"role": "user", "content": prompt},
+                {"role": "assistant", "content": texts[name]},
+            ]
+            for name in COLUMNS
+        ]
+        return [*chats, *(stats[name] for name in COLUMNS), note, gr.update(visible=False)]
+
+    yield update(
+        views.notice("", "Loading the model", "The first question waits for it; the next ones do not.")
+    )
+    queue: asyncio.Queue = asyncio.Queue()
+    gone = threading.Event()
+    loop = asyncio.get_running_loop()
+    thread = threading.Thread(
+        target=_produce,
+        args=(run_id, _messages(prompt, settings), _sampling(settings), loop, queue, gone),
+        daemon=True,
+    )
+    thread.start()
+    try:
+        async for pieces in _batches(queue):
+            for piece in pieces:
+                if isinstance(piece, GemmaTuneError):
+                    yield [
+                        histories["base"],
+                        histories["tuned"],
+                        "",
+                        "",
+                        views.fault_list(piece.faults, "No answer"),
+                        gr.skip(),
+                    ]
+                    return
+                if "text" in piece:
+                    texts[piece["column"]] += piece["text"]
+                elif piece.get("done"):
+                    stats[piece["column"]] = _stats(piece)
+            yield update()
+    finally:
+        gone.set()
+        if thread.is_alive():
+            resident.stop()
+
+
+def _produce(
+    run_id: str, messages: list, sampling: dict, loop, queue: asyncio.Queue, gone: threading.Event
+) -> None:
+    """In a thread: pieces of both answers into the queue, then None."""
+
+    def put(piece: Any) -> None:
+        loop.call_soon_threadsafe(queue.put_nowait, piece)
+
+    try:
+        for piece in resident.of(run_id).ask(messages, sampling):
+            put(piece)
+            if gone.is_set():
+                break
+    except GemmaTuneError as error:
+        put(error)
+    finally:
+        put(None)
+
+
+async def _batches(queue: asyncio.Queue) -> AsyncIterator[list]:
+    """Everything that has come, at most 15 times a second, until None."""
+    while True:
+        pieces = [await queue.get()]
+        while not queue.empty():
+            pieces.append(queue.get_nowait())
+        yield [piece for piece in pieces if piece is not None]
+        if None in pieces:
+            return
+        await asyncio.sleep(1 / PAINTS_PER_SECOND)
+
+
+def _messages(prompt: str, settings: tuple) -> list[dict]:
+    system = (settings[0] or "").strip()
+    before = [{"role": "system", "content": system}] if system else []
+    return [*before, {"role": "user", "content": prompt}]
+
+
+def _sampling(settings: tuple) -> dict[str, Any]:
+    _, temperature, top_p, top_k, max_new_tokens, seed = settings
+    return {
+        "temperature": float(temperature),
+        "top_p": float(top_p),
+        "top_k": int(top_k),
+        "max_new_tokens": int(max_new_tokens),
+        "seed": int(seed or 0),
+    }
+
+
+def _stats(piece: dict) -> str:
+    seconds = max(piece["seconds"], 1e-9)
+    return f'<p class="gt-note">{piece["tokens"]:,} tokens · {piece["tokens"] / seconds:,.1f} tokens/s</p>'
+
+
+def _training_on_the_gpu() -> str | None:
+    """The name of a live run where this machine has one GPU only; None where asking is harmless."""
+    if len(Sampler().gpus()) != 1:
+        return None
+    for folder in list_runs():
+        state = engine.read_state(folder.id)
+        if state.is_live and state.status != "queued":
+            return state.name or folder.id
+    return None

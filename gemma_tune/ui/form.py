@@ -1,0 +1,99 @@
+"""Settings as widgets and back. What a widget looks like follows from its line in `config.py`."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import gradio as gr
+import yaml
+
+from gemma_tune.config import RunConfig, field_of, range_text, settings
+from gemma_tune.errors import ConfigError
+
+MAPPED = "data.columns."  # widgets named data.columns.FIELD together make the mapping data.columns
+ADVANCED = "advanced"  # one text box in YAML for the whole section
+
+
+def widget(dotted: str, **overrides: Any) -> gr.components.Component:
+    """The widget of one setting, with label, help, unit and range from `config.py`."""
+    info = field_of(dotted)
+    extra = info.json_schema_extra
+    unit = f" ({extra['unit']})" if extra["unit"] else ""
+    options: dict[str, Any] = {
+        "label": extra["label"] + unit,
+        "info": info.description,
+        "value": info.default,
+        "elem_id": dotted.replace(".", "-").replace("_", "-"),
+        "min_width": 200,
+    }
+    choices = get_args(info.annotation)
+    if choices:
+        return gr.Dropdown(**{**options, "choices": list(choices), **overrides})
+    if info.annotation is bool:
+        return gr.Checkbox(**{**options, **overrides})
+    if info.annotation in (int, float):
+        options["info"] = f"{info.description} {range_text(dotted).capitalize()}."
+        precision = 0 if info.annotation is int else None
+        return gr.Number(**{**options, "precision": precision, **overrides})
+    return gr.Textbox(**{**options, **overrides})
+
+
+class Form:
+    """The widgets of the form in a fixed order, by dotted name."""
+
+    def __init__(self) -> None:
+        self.widgets: dict[str, gr.components.Component] = {}
+
+    def add(self, dotted: str, component: gr.components.Component | None = None, **overrides: Any):
+        self.widgets[dotted] = component or widget(dotted, **overrides)
+        return self.widgets[dotted]
+
+    def add_all(self, dotted: list[str]) -> None:
+        for name in dotted:
+            self.add(name)
+
+    @property
+    def inputs(self) -> list[gr.components.Component]:
+        return list(self.widgets.values())
+
+    def read(self, raw: tuple[Any, ...]) -> dict[str, Any]:
+        """Widget values as nested values for `config.parse`. Raises ConfigError for unreadable advanced text."""
+        values: dict[str, Any] = {}
+        for dotted, value in zip(self.widgets, raw, strict=True):
+            if dotted.startswith(MAPPED):
+                if value:
+                    values.setdefault("data", {}).setdefault("columns", {})[dotted[len(MAPPED) :]] = value
+            elif dotted == ADVANCED:
+                values[ADVANCED] = _advanced(value)
+            else:
+                section, name = dotted.split(".")
+                values.setdefault(section, {})[name] = value
+        return values
+
+    def write(self, config: RunConfig) -> list[Any]:
+        """Updates for every widget, in order, that show `config`."""
+        return [gr.update(value=self._value(config, dotted)) for dotted in self.widgets]
+
+    @staticmethod
+    def _value(config: RunConfig, dotted: str) -> Any:
+        if dotted.startswith(MAPPED):
+            return config.data.columns.get(dotted[len(MAPPED) :], "")
+        if dotted == ADVANCED:
+            chosen = config.advanced.model_dump(exclude_defaults=True)
+            return yaml.safe_dump(chosen) if chosen else ""
+        section, name = dotted.split(".")
+        return getattr(getattr(config, section), name)
+
+
+def folded(section: str, shown: set[str]) -> list[str]:
+    """The settings of a section that do not stand in front."""
+    return [name for name, _ in settings() if name.startswith(section + ".") and name not in shown]
+
+
+def _advanced(text: str | None) -> Any:
+    try:
+        return yaml.safe_load(text or "") or {}
+    except yaml.YAMLError as error:
+        raise ConfigError.at(
+            "advanced", error, "Advanced settings are YAML.", "Mend the line named."
+        ) from None

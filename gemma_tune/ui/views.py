@@ -1,0 +1,194 @@
+"""What the form shows, as HTML: pure functions of facts, reports and faults. All foreign text is escaped here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from gemma_tune.catalog import MODELS, ModelCard
+from gemma_tune.config import RunConfig, field_of
+from gemma_tune.errors import Fault
+
+CONTROL = re.compile(r"(<[a-z_]+>|<\|?[a-z_]+\|?>)")
+HISTOGRAM_BARS = 32
+
+
+def count(number: float | None) -> str:
+    """3200000 → '3.2 M', 270e6 → '270 M', 27e9 → '27 B'."""
+    if number is None:
+        return "unknown"
+    for size, letter in ((1e9, " B"), (1e6, " M"), (1e3, " k")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:,.0f}"
+
+
+def size(number: float | None) -> str:
+    """Bytes as '8.2 GB' (powers of 1000)."""
+    if number is None:
+        return "unknown"
+    for unit, letters in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if number >= unit:
+            return f"{number / unit:.3g} {letters}"
+    return f"{number:.0f} B"
+
+
+def model_choice(card: ModelCard) -> str:
+    """The text of one model card in the list; its first line is the title."""
+    if not card.gated:
+        return f"{card.label}\n{count(card.parameters)} parameters · built in\nAnswers in a minute on any machine"
+    return f"{card.label}\n{count(card.parameters)} parameters · {size(card.bytes_on_disk)}\nGoogle's licence to accept"
+
+
+def facts(pairs: Iterable[tuple[str, str]]) -> str:
+    body = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in pairs)
+    return f'<dl class="gt-facts">{body}</dl>'
+
+
+def model_facts(model_id: str, *, on_disk: bool) -> str:
+    """The card under the list, from the catalogue alone: nothing is asked of the network."""
+    card = MODELS.get(model_id)
+    if card is None:
+        return notice(
+            "",
+            "A model of your own",
+            "Its configuration is read when you go on: any Gemma on the Hub or in a folder.",
+        )
+    gate = "none" if not card.gated else f"{card.licence}, accepted once at {card.page}"
+    table = facts(
+        [
+            ("Parameters", f"{card.parameters:,}"),
+            ("Layers", str(card.layers)),
+            ("Longest text", f"{card.context_tokens:,} tokens"),
+            ("Vocabulary", f"{card.vocabulary_tokens:,} tokens"),
+            ("Download", "none, it is on this disk" if on_disk else size(card.bytes_on_disk)),
+            ("System text", card.system_role),
+        ]
+    )
+    gate_line = f'<p class="gt-note"><b>Licence gate:</b> {_linked(gate)}</p>'
+    traps = "".join(f'<p class="gt-note"><b>Good to know:</b> {escape(trap)}</p>' for trap in card.traps)
+    return f'<div class="gt-card">{table}<div style="height:10px"></div>{gate_line}{traps}</div>'
+
+
+def notice(tone: str, title: str, text: str, items: Sequence[str] = ()) -> str:
+    listed = f"<ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>" if items else ""
+    return (
+        f'<div class="gt-notice gt-{tone}" role="status"><strong>{escape(title)}</strong>'
+        f"{f'<p>{escape(text)}</p>' if text else ''}{listed}</div>"
+    )
+
+
+def fault_list(faults: Sequence[Fault], title: str = "Not yet") -> str:
+    """Every fault at once: label of the setting, what was met, the rule, the way out."""
+    if not faults:
+        return ""
+    items = []
+    for fault in faults:
+        met = f" You gave <code>{escape(fault.value)}</code>." if fault.value else ""
+        items.append(
+            f"<b>{escape(place(fault.where))}</b>: {escape(fault.rule)}{met} {_linked(fault.way_out)}"
+        )
+    return notice("bad", title, "", items)
+
+
+def place(where: str) -> str:
+    """'train.learning_rate' → 'Learning rate'; anything else stays as it is."""
+    try:
+        return field_of(where).json_schema_extra["label"]
+    except (KeyError, ValueError):
+        return where
+
+
+def data_summary(report) -> str:
+    """Counts of a doctor's report as figure cards, then its faults and warnings."""
+    share = f"{100 * report.supervised_tokens / max(1, report.total_tokens):.0f} % of tokens are learned"
+    cards = [
+        ("Rows read", f"{report.rows_read:,}", report.prepared.schema.format.replace("_", "–"), ""),
+        ("Accepted", f"{report.rows_accepted:,}", f"{report.train_rows:,} to learn, {report.validation_rows:,} to check", "good"),
+        ("Left out", f"{report.rows_rejected:,}", "each with its reason below" if report.rows_rejected else "none", "bad" if report.rows_rejected else "good"),
+        ("Tokens", f"{report.total_tokens:,}", share, ""),
+        ("Cut", f"{len(report.cut_rows):,}", "longer than the maximum length" if report.cut_rows else "every row fits", "warm" if report.cut_rows else "good"),
+        ("Steps", f"{report.total_steps:,}", f"{report.steps_per_epoch:,} per epoch", ""),
+    ]  # fmt: skip
+    body = "".join(figure(*card) for card in cards)
+    why = f'<p class="gt-note">{escape(report.prepared.schema.why)}</p>'
+    warnings = "".join(notice("warm", place(w.where), f"{w.rule} {w.way_out}") for w in report.warnings)
+    return f'<div class="gt-cards">{body}</div>{why}{fault_list(report.faults)}{warnings}'
+
+
+def figure(label: str, value: str, note: str, tone: str = "") -> str:
+    return (
+        f'<div class="gt-card gt-figure"><span class="gt-label">{escape(label)}</span><strong>{escape(value)}</strong>'
+        f'<span class="gt-note gt-{tone or "plain"}">{escape(note)}</span></div>'
+    )
+
+
+def rendered(pieces: Sequence[tuple[str, str]], number: int) -> str:
+    """One row as the model reads it: control tokens, learned tokens and the cut marked."""
+    body = "".join(f'<span class="gt-{kind}">{_controls(text)}</span>' for text, kind in pieces)
+    legend = (
+        '<div class="gt-legend"><span><i class="gt-learned">learned</i> what the model is taught to say</span>'
+        '<span><i class="gt-control">&lt;control&gt;</i> tokens that mark turns</span>'
+        '<span><i class="gt-cut">cut</i> beyond the maximum length</span></div>'
+    )
+    return f'<div class="gt-card">{legend}<div class="gt-see" data-row="{number}">{body}</div></div>'
+
+
+def _controls(text: str) -> str:
+    parts = CONTROL.split(text)
+    return "".join(
+        f'<span class="gt-control">{escape(part)}</span>' if index % 2 else escape(part)
+        for index, part in enumerate(parts)
+    )
+
+
+def lengths(values: Sequence[int], max_length: int) -> str:
+    """Histogram of tokens per row; bars beyond the maximum length are marked."""
+    if not values:
+        return notice("", "No rows yet", "The lengths appear once rows are accepted.")
+    longest = max(max(values), 1)
+    width = max(1, -(-(longest + 1) // HISTOGRAM_BARS))
+    bars = [0] * (longest // width + 1)
+    for value in values:
+        bars[value // width] += 1
+    peak = max(bars)
+    drawn = "".join(
+        f'<i class="{"gt-over" if (index + 1) * width > max_length + 1 else ""}" '
+        f'style="height:{100 * bar / peak:.1f}%" title="{index * width} to {(index + 1) * width - 1} tokens: {bar} rows"></i>'
+        for index, bar in enumerate(bars)
+    )
+    middle = sorted(values)[len(values) // 2]
+    ends = f"<span>0</span><span>median {middle:,}</span><span>{longest:,} tokens</span>"
+    return (
+        f'<div class="gt-card"><div class="gt-cardhead"><h3>Tokens per row</h3><span class="gt-note">maximum length '
+        f'{max_length:,}</span></div><div class="gt-bars">{drawn}</div><div class="gt-barlabels">{ends}</div></div>'
+    )
+
+
+def review(config: RunConfig, report) -> str:
+    """The whole run on one card."""
+    card = MODELS.get(config.model.id)
+    method = f"LoRA, rank {config.method.r}" if config.method.type == "lora" else "Full fine-tuning"
+    effective = config.train.per_device_train_batch_size * config.train.gradient_accumulation_steps
+    parts = [
+        ("Model", card.label if card else config.model.id, f"{count(card.parameters)} parameters" if card else "your own"),
+        ("Data", source_label(config.data.source), f"{report.train_rows:,} rows to learn, {report.validation_rows:,} to check"),
+        ("Method", method, f"learning rate {config.train.learning_rate:g}, seed {config.train.seed}"),
+        ("Length", f"{report.total_steps:,} steps", f"{config.train.num_train_epochs:g} epochs of {report.steps_per_epoch:,} steps, {effective} rows each"),
+    ]  # fmt: skip
+    return '<div class="gt-review">' + "".join(figure(*part) for part in parts) + "</div>"
+
+
+def source_label(source: str) -> str:
+    """A source as a person would name it: the file's own name without the fingerprint we put before it."""
+    for prefix in ("example:", "hub:"):
+        if source.startswith(prefix):
+            return source[len(prefix) :]
+    return re.sub(r"^[0-9a-f]{12}-", "", source.rsplit("/", 1)[-1])
+
+
+def _linked(text: str) -> str:
+    """Escaped text in which addresses of the Hub and Google's terms can be clicked."""
+    link = r'<a href="\1" target="_blank" rel="noopener noreferrer">\1</a>'
+    return re.sub(r"(https://(?:huggingface\.co|ai\.google\.dev)[\w./@-]*\w)", link, escape(text))

@@ -1,0 +1,1 @@
+"""The processes that hold torch: training and chat. Nothing else in the package imports it."""

@@ -1,0 +1,72 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from gemma_tune import config
+from gemma_tune.runs.folder import RunFolder, create_run, read_json
+from tests.workers import tiny
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Runs go to the test's own folder; files of the session's temporary folder may be named."""
+    monkeypatch.setenv("GEMMA_TUNE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("GEMMA_TUNE_ROOTS", str(tmp_path.parent.parent))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return tmp_path / "home"
+
+
+@pytest.fixture(scope="session")
+def gemma3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_gemma3(tmp_path_factory.mktemp("gemma3"))
+
+
+@pytest.fixture(scope="session")
+def gemma2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_gemma2(tmp_path_factory.mktemp("gemma2"))
+
+
+@pytest.fixture(scope="session")
+def multimodal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_multimodal_gemma3(tmp_path_factory.mktemp("multimodal"))
+
+
+@pytest.fixture(scope="session")
+def talks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """64 one-question conversations as messages JSONL."""
+    path = tmp_path_factory.mktemp("data") / "talks.jsonl"
+    path.write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in tiny.conversations()))
+    return path
+
+
+@pytest.fixture
+def make_run(gemma3: Path, talks: Path):
+    """A run folder of the tiny Gemma 3; overrides are dotted, as on the command line."""
+
+    def make(*overrides: str) -> RunFolder:
+        values = {
+            "model": {"id": str(gemma3)},
+            "data": {"source": str(talks), "validation_fraction": 0.1},
+            "train": {"max_steps": 4, "activation_checkpointing": False, "max_length": 128},
+            "eval": {"exact_match_rows": 0, "eval_steps": 0},
+        }
+        return create_run(config.parse(config.apply_overrides(values, list(overrides))))
+
+    return make
+
+
+def events_of(run: RunFolder, kind: str) -> list[dict]:
+    lines = run.events_path.read_text().splitlines()
+    return [event for line in lines if line for event in [json.loads(line)] if event["kind"] == kind]
+
+
+def losses_of(run: RunFolder) -> list[float]:
+    return [event["loss"] for event in events_of(run, "metrics")]
+
+
+def ask_to_stop(run: RunFolder, mode: str = "keep") -> None:
+    run.stop_path.write_text(json.dumps({"mode": mode}))
+
+
+__all__ = ["ask_to_stop", "events_of", "losses_of", "read_json"]

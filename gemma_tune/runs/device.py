@@ -24,6 +24,7 @@ class Turn:
         self._lock_path = home / "device.lock"
         self._run_id = run_id
         self._ticket = home / "queue" / f"{time.time_ns():020d}_{run_id}"
+        self._lock_path.touch()
         self._ticket.parent.mkdir(exist_ok=True)
         write_json(self._ticket, holder)
 

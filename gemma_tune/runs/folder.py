@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gemma_tune.errors import RunError
+from gemma_tune.hub import home
 from gemma_tune.runs.events import EVENTS_FILE, EventWriter
 
 if TYPE_CHECKING:
     from gemma_tune.config import RunConfig
 
-RUN_ID = re.compile(r"\d{8}-\d{6}-[a-z0-9-]+-[0-9a-f]{4}")
+RUN_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[a-z0-9-]+-[0-9a-f]{4}")
 SLUG_CHARACTERS = 32
 
 
@@ -111,8 +112,6 @@ class RunFolder:
 
 
 def runs_root() -> Path:
-    from gemma_tune.hub import home
-
     return home() / "runs"
 
 
@@ -149,19 +148,19 @@ def list_runs() -> list[RunFolder]:
     if not root.is_dir():
         return []
     folders = [RunFolder(path) for path in root.iterdir() if RUN_ID.fullmatch(path.name)]
-    dated = [
-        (folder.config_path.stat().st_mtime_ns, folder) for folder in folders if folder.config_path.is_file()
-    ]
-    return [folder for _, folder in sorted(dated, key=lambda pair: pair[0], reverse=True)]
+    dated = [(_created_ns(folder), folder.id, folder) for folder in folders]
+    return [folder for created, _, folder in sorted(dated, reverse=True) if created]
 
 
 def find_run(name: str) -> RunFolder:
     """The run of an id, of an unambiguous beginning of one, or of "latest". Raises RunError."""
+    exact = RunFolder(runs_root() / name) if RUN_ID.fullmatch(name) else None
+    if exact and exact.config_path.is_file():
+        return exact
     folders = list_runs()
     if name == "latest" and folders:
         return folders[0]
-    found = [folder for folder in folders if folder.id == name]
-    found = found or [folder for folder in folders if name and folder.id.startswith(name)]
+    found = [folder for folder in folders if name and folder.id.startswith(name)]
     if len(found) == 1:
         return found[0]
     if found:
@@ -225,6 +224,14 @@ def disk_error(path: Path, error: OSError) -> RunError:
 def _free_text(path: Path) -> str:
     existing = next(folder for folder in (path, *path.parents) if folder.exists())
     return f"{shutil.disk_usage(existing).free / 1e6:,.0f} MB free"
+
+
+def _created_ns(folder: RunFolder) -> int:
+    """The configuration is written once, at creation. 0: none, this is no run (or it is just being deleted)."""
+    try:
+        return folder.config_path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def _slug(name: str) -> str:

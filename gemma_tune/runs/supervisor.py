@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from gemma_tune.runs import verdict
+from gemma_tune.runs import evidence, verdict
 from gemma_tune.runs.checkpoints import complete_checkpoints, remove_partial_checkpoints
 from gemma_tune.runs.device import Turn
 from gemma_tune.runs.events import EventWriter, read_events
@@ -146,18 +145,20 @@ class Supervisor:
 
     def processes(self) -> list[psutil.Process]:
         """The run's living processes, below the launcher or strayed from it."""
-        if pid := (self.record.get("launcher") or {}).get("pid"):
-            if is_alive(self.record["launcher"]):
-                self.seen |= set(descendants(pid))
+        self.note_descendants()
         self.seen |= set(run_processes(self.folder.path))
         return living(self.seen)
+
+    def note_descendants(self) -> None:
+        """Remember what is below the launcher now: it may stray from there later."""
+        if is_alive(self.record.get("launcher")):
+            self.seen |= set(descendants(self.record["launcher"]["pid"]))
 
     def sample(self) -> None:
         if time.monotonic() < self.next_sample:
             return
         self.next_sample = time.monotonic() + SAMPLE_SECONDS
-        if is_alive(self.record.get("launcher")):
-            self.seen |= set(descendants(self.record["launcher"]["pid"]))
+        self.note_descendants()
         self.seen = set(living(self.seen))
         self.say("hardware", **self.sampler.sample(self.seen))
         if self.sampler.warning:
@@ -166,12 +167,19 @@ class Supervisor:
 
     def end(self, exit_code: int | None) -> None:
         """Write the verdict, whatever it takes."""
-        fields = verdict.judge(gather_evidence(self.folder, exit_code, forced=self.forced))
+        fields = verdict.judge(evidence.gather(self.folder, exit_code, forced=self.forced))
         deadline = time.monotonic() + WRITE_END_SECONDS
         while not self.say("ended", **fields) and time.monotonic() < deadline:
             self.folder.reserve_path.unlink(missing_ok=True)
             time.sleep(POLL_SECONDS)
         self.folder.reserve_path.unlink(missing_ok=True)
+
+    def fail(self, error: Exception) -> None:
+        """A fault of ours. A worker that lives is left alone: the app adopts it."""
+        if not self.processes():
+            message, way_out = f"The supervisor failed: {error}", f"See {self.folder.supervisor_log_path}."
+            ended = {"outcome": "failed", "exit_code": None, "cause": "bug", "log_tail": []}
+            self.say("ended", **ended, message=message, way_out=way_out)
 
     def state(self) -> State:
         return fold(read_events(self.folder.events_path)[0])
@@ -195,31 +203,6 @@ def has_begun(state: State) -> bool:
     return bool(state.plan or state.pace_points or state.trained_step is not None)
 
 
-def gather_evidence(folder: RunFolder, exit_code: int | None, *, forced: bool = False) -> verdict.Evidence:
-    record = read_json(folder.process_path) or {}
-    return verdict.Evidence(
-        state=fold(read_events(folder.events_path)[0]),
-        exit_code=exit_code,
-        stop_mode=folder.stop_mode(),
-        forced=forced,
-        log=log_lines(folder.log_path, record.get("log_offset", 0)),
-        free_bytes=shutil.disk_usage(folder.path).free,
-        checkpoint_step=max((step for step, _ in complete_checkpoints(folder.path)), default=0),
-    )
-
-
-def log_lines(path: Path, offset: int) -> list[str]:
-    """The last lines of this attempt; of a progress bar's line only its last state."""
-    if not path.exists():
-        return []
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(offset, size - 500 * verdict.LOG_LINES))
-        text = file.read().decode("utf-8", errors="replace")
-    lines = [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]
-    return [line for line in lines if line.strip()][-verdict.LOG_LINES :]
-
-
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="gemma_tune.runs.supervisor")
     parser.add_argument("run_dir", type=Path)
@@ -231,10 +214,14 @@ def main(arguments: Sequence[str]) -> int:
         logger.info("another supervisor minds this run")
         return 0
     supervisor = Supervisor(folder)
-    if not options.adopt:
-        supervisor.run()
-    elif supervisor.state().is_live:
-        supervisor.adopt()
+    try:
+        if not options.adopt:
+            supervisor.run()
+        elif supervisor.state().is_live:
+            supervisor.adopt()
+    except Exception as error:
+        supervisor.fail(error)
+        raise
     return 0
 
 

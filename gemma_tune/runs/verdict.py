@@ -9,12 +9,11 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from gemma_tune.runs.evidence import Evidence
 from gemma_tune.runs.state import State
 
-LOG_LINES = 200  # of the log's end are searched for a cause
-TAIL_LINES = 40  # of them go into the `ended` event
+TAIL_LINES = 40  # of the log go into the `ended` event
 DISK_FULL_BYTES = 1_000_000
 KILLED_CODES = (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGKILL, 128 + signal.SIGTERM)
 
@@ -62,17 +61,6 @@ ADVICE = {  # cause -> (what happened, what to do)
         "The last lines of the log say more; if they do not help, report them.",
     ),
 }
-
-
-@dataclass(frozen=True)
-class Evidence:
-    state: State  # the fold over the run's events
-    exit_code: int | None  # of the launcher; None when it could not be waited for
-    stop_mode: str | None  # what was asked for
-    forced: bool  # whether we ended the processes ourselves
-    log: Sequence[str]  # the last LOG_LINES lines of this attempt
-    free_bytes: int | None  # on the run's disk; None when unknown
-    checkpoint_step: int  # of the last complete checkpoint, 0 without one
 
 
 def judge(evidence: Evidence) -> dict:

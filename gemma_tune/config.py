@@ -381,6 +381,15 @@ def range_text(dotted: str) -> str:
     return f"{kind} {' and '.join(limits)}".strip()
 
 
+def short_range(dotted: str) -> str:
+    """The numeric range of a setting in a few words, '1 to 1,024' or 'above 0, up to 0.1'; empty without one."""
+    limits = bounds(field_of(dotted))
+    low, high = limits.get("ge", limits.get("gt")), limits.get("le", limits.get("lt"))
+    if low is None or high is None or high >= 2**31 - 1:
+        return ""
+    return f"above {low:,g}, up to {high:,g}" if "gt" in limits else f"{low:,} to {high:,}"
+
+
 def _fault(item: Mapping[str, Any]) -> Fault:
     where = ".".join(str(part) for part in item["loc"]) or "configuration"
     known = dict(settings())

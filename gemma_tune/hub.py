@@ -111,6 +111,15 @@ def inspect_model(model_id: str, revision: str = "main", token: str | None = Non
     return replace(facts, revision=revision)
 
 
+def is_on_disk(model_id: str, revision: str = "main") -> bool:
+    """Whether nothing would have to be downloaded. Asks no network; an id that names nothing is not on disk."""
+    try:
+        folder = local_folder(model_id) or _cached_folder(model_id, revision)
+    except (ConfigError, ModelError):
+        return False
+    return folder is not None and _is_complete(folder)
+
+
 def tokenizer_folder(model_id: str, revision: str = "main", token: str | None = None) -> Path:
     """A folder with the tokenizer's files; downloads nothing else."""
     folder = local_folder(model_id) or _cached_folder(model_id, revision)

@@ -11,7 +11,12 @@ from gemma_tune.runs.folder import find_run
 from gemma_tune.ui import api, compare, history, setup, steps, theme, watch
 
 TABS = ("setup", "watch", "compare", "runs")
-REMEMBER_TAB = "() => { const u = new URL(location); u.searchParams.set('tab', '%s'); history.replaceState(null, '', u); }"
+# Gradio selects the first tab before the link is read, so the address is kept only after that.
+LINK_IS_OPEN = "() => { window.gemmaTuneOpen = true; }"
+REMEMBER_TAB = """() => { if (!window.gemmaTuneOpen) return;
+  const u = new URL(location); u.searchParams.set('tab', '%s'); history.replaceState(null, '', u); }"""
+REMEMBER_RUN = """(run) => { const u = new URL(location);
+  u.searchParams.set('run', run || ''); history.replaceState(null, '', u); return [run]; }"""
 
 
 def build() -> gr.Blocks:
@@ -28,7 +33,7 @@ def build() -> gr.Blocks:
             with gr.Tab("Compare", id="compare", elem_id="tab-compare") as compare_tab:
                 comparing = compare.build()
             with gr.Tab("Runs", id="runs", elem_id="tab-runs") as runs_tab:
-                table = history.Table()
+                table = history.table()
 
         shown = {"tabs": tabs, "monitor": watching["monitor"], "picker": watching["picker"]}
         steps.wire(form, shown)
@@ -59,7 +64,7 @@ def _wire_tabs(tabs: tuple, watching: dict, comparing: dict) -> None:
         )
     watching["picker"].input(
         lambda run: gr.HTML(run=run or ""), watching["picker"], watching["monitor"], api_name="watch_run",
-        js="(run) => { const u = new URL(location); u.searchParams.set('run', run || ''); history.replaceState(null, '', u); return [run]; }",
+        js=REMEMBER_RUN,
         **quiet,
     )  # fmt: skip
 
@@ -140,7 +145,9 @@ def _wire_load(demo: gr.Blocks, shown: dict, comparing: dict, form: setup.SetUp)
             gr.Dropdown(choices=known, value=chosen),
         ]
 
-    demo.load(open_link, None, [*shown.values(), comparing["picker"]], api_name="open_link", **quiet)
+    demo.load(open_link, None, [*shown.values(), comparing["picker"]], api_name="open_link", **quiet).then(
+        None, None, None, js=LINK_IS_OPEN
+    )
     demo.load(
         lambda saved: steps.restore(form, saved), form.saved, [*form.form.inputs, *steps.helper_outputs(form)],
         api_name="restore", **quiet,

@@ -7,7 +7,7 @@ from typing import Any, get_args
 import gradio as gr
 import yaml
 
-from gemma_tune.config import RunConfig, field_of, range_text, settings
+from gemma_tune.config import RunConfig, field_of, settings, short_range
 from gemma_tune.errors import ConfigError
 
 MAPPED = "data.columns."  # widgets named data.columns.FIELD together make the mapping data.columns
@@ -32,7 +32,10 @@ def widget(dotted: str, **overrides: Any) -> gr.components.Component:
     if info.annotation is bool:
         return gr.Checkbox(**{**options, **overrides})
     if info.annotation in (int, float):
-        options["info"] = f"{info.description} {range_text(dotted).capitalize()}."
+        limits = short_range(dotted)
+        options["info"] = (
+            f"{info.description} {limits[:1].upper()}{limits[1:]}." if limits else info.description
+        )
         precision = 0 if info.annotation is int else None
         return gr.Number(**{**options, "precision": precision, **overrides})
     return gr.Textbox(**{**options, **overrides})

@@ -52,18 +52,13 @@ def choices() -> list[tuple[str, str]]:
     return [(f"{row['name']} · {row['label'].lower()} · {row['when']}", row["run"]) for row in rows()]
 
 
-class Table(gr.HTML):
+def table() -> gr.HTML:
     """The table. Its event `run_action` carries {action, run}."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            value="",
-            html_template='<div class="gt-runs" data-at="runs"></div>',
-            js_on_load=(FOLDER / "history.js").read_text(encoding="utf-8"),
-            server_functions=[rows],
-            apply_default_css=False,
-            elem_id="runs-table",
-        )
-
-    def get_block_name(self) -> str:
-        return "html"
+    return gr.HTML(
+        value="",
+        html_template='<div class="gt-runs" data-at="runs"></div>',
+        js_on_load=(FOLDER / "history.js").read_text(encoding="utf-8"),
+        server_functions=[rows],
+        apply_default_css=False,
+        elem_id="runs-table",
+    )

@@ -39,7 +39,7 @@ CAUSES = {
     "killed": "The worker was killed",
     "bug": "The worker failed",
 }
-KEEP = ("stop_keep", "Stop and keep", "primary", "Finishes the step, saves a checkpoint and the model.", "")
+KEEP = ("stop_keep", "Stop and keep", "plain", "Finishes the step, saves a checkpoint and the model.", "")
 NOW = ("stop_now", "Stop now", "plain", "Ends at once. Only saved checkpoints remain.", "Really stop now?")
 CANCEL = ("stop_now", "Cancel", "plain", "Nothing is trained yet; the run ends at once.", "")
 SKIP = ("stop_keep", "Skip the report", "plain", "The model is saved already.", "")
@@ -185,10 +185,10 @@ def _memory(state: State) -> tuple[str, str]:
         return f"{used / 2**30:.1f} GiB", f"of {total / 2**30:.0f} GiB on the GPU"
     used = latest.get("worker_rss_bytes")
     if not used:
-        return "–", "of the worker"
+        return "–", "not measured yet"
     return (
         f"{used / 2**30:.1f} GiB",
-        f"of {latest.get('memory_total_bytes', 0) / 2**30:.0f} GiB, by the worker",
+        f"of {latest.get('memory_total_bytes', 0) / 2**30:.0f} GiB",
     )
 
 

@@ -58,7 +58,7 @@ def _model_step(tab: SetUp) -> None:
         '<p class="gt-lead">Which Gemma do you want to make your own? <b>Pocket Gemma</b> needs no download.</p>'
     )
     choices = [(views.model_choice(card), model_id) for model_id, card in MODELS.items()]
-    choices.append(("Another Gemma\nA Hub id or a local folder\nAny Gemma 2 or 3 text model", OWN_MODEL))
+    choices.append(("Another Gemma\nA Hub id or a folder\nAny Gemma 2 or 3", OWN_MODEL))
     parts["model_choice"] = gr.Radio(
         choices,
         value=POCKET_ID,

@@ -37,8 +37,8 @@ def size(number: float | None) -> str:
 def model_choice(card: ModelCard) -> str:
     """The text of one model card in the list; its first line is the title."""
     if not card.gated:
-        return f"{card.label}\n{count(card.parameters)} parameters · built in\nAnswers in a minute on any machine"
-    return f"{card.label}\n{count(card.parameters)} parameters · {size(card.bytes_on_disk)}\nGoogle's licence to accept"
+        return f"{card.label}\n{count(card.parameters)} parameters\nBuilt in, runs anywhere"
+    return f"{card.label}\n{count(card.parameters)} parameters\n{size(card.bytes_on_disk)}, licence to accept"
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:

@@ -163,7 +163,7 @@ function layout(extra) {
   const axis = { gridcolor: colour("--gt-line"), zeroline: false, tickcolor: colour("--gt-line"), automargin: true };
   return {
     margin: { l: 44, r: 12, t: 6, b: 34 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-    font: { color: colour("--gt-quiet"), size: 12, family: "inherit" }, showlegend: false, uirevision: run,
+    font: { color: colour("--gt-quiet"), size: 12, family: "system-ui, sans-serif" }, showlegend: false, uirevision: run,
     hovermode: "x unified", hoverlabel: { bgcolor: colour("--gt-surface"), bordercolor: colour("--gt-line"),
       font: { color: colour("--gt-ink") } },
     ...extra, xaxis: { ...axis, ...extra.xaxis }, yaxis: { ...axis, ...extra.yaxis },
@@ -213,7 +213,7 @@ function loadPlotly() {
   if (window.Plotly) return Promise.resolve(window.Plotly);
   return new Promise((done) => {
     const script = document.createElement("script");
-    script.src = props.plotly_url;
+    script.src = "PLOTLY_URL"; // set by watch.py
     script.onload = () => done(window.Plotly);
     script.onerror = () => { plotly = null; done(null); };
     document.head.append(script);
@@ -245,6 +245,7 @@ function take(answer) {
 }
 
 function showHardware(bars) {
+  at("gpu-key").hidden = !bars.some((bar) => bar.label.startsWith("GPU"));
   at("bars").replaceChildren(...bars.map((bar) => {
     const row = make("div", "gt-bar"), track = make("div", "gt-track"), fill = make("div");
     fill.style.width = `${Math.min(100, bar.percent).toFixed(0)}%`;

@@ -11,7 +11,7 @@ import gradio as gr
 from gemma_tune.errors import GemmaTuneError
 from gemma_tune.runs.follower import follower
 from gemma_tune.ui import live
-from gemma_tune.ui.theme import PLOTLY_URL
+from gemma_tune.ui.theme import PLOTLY_PATH, PLOTLY_URL
 
 FOLDER = Path(__file__).parent
 FIRST_LOG_LINES = 300
@@ -32,27 +32,21 @@ def poll(query: Any) -> dict:
     return live.answer(state, version, query, log, time.time())
 
 
-class Monitor(gr.HTML):
+def monitor() -> gr.HTML:
     """The panel. Its `run` property names the run; its event `run_action` carries {action, run}."""
-
-    def __init__(self, run: str = "") -> None:
-        super().__init__(
-            value="",
-            run=run,
-            plotly_url=PLOTLY_URL,
-            html_template=(FOLDER / "watch.html").read_text(encoding="utf-8"),
-            js_on_load=(FOLDER / "watch.js").read_text(encoding="utf-8"),
-            server_functions=[poll],
-            apply_default_css=False,
-            elem_id="monitor",
-        )
-
-    def get_block_name(self) -> str:
-        return "html"
+    return gr.HTML(
+        value="",
+        run="",
+        html_template=(FOLDER / "watch.html").read_text(encoding="utf-8"),
+        js_on_load=(FOLDER / "watch.js").read_text(encoding="utf-8").replace("PLOTLY_URL", PLOTLY_URL),
+        server_functions=[poll],
+        apply_default_css=False,
+        elem_id="monitor",
+    )
 
 
 def build() -> dict[str, gr.components.Component]:
     """The tab's parts: the picker of a run and the monitor."""
-    gr.set_static_paths([PLOTLY_URL.removeprefix("/gradio_api/file=")])
-    picker = gr.Dropdown([], value=None, label="Run", elem_id="watch-run", container=True)
-    return {"picker": picker, "monitor": Monitor()}
+    gr.set_static_paths([PLOTLY_PATH])
+    picker = gr.Dropdown([], value=None, label="Run", show_label=False, container=False, elem_id="watch-run", elem_classes="gt-picker")
+    return {"picker": picker, "monitor": monitor()}

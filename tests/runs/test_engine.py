@@ -6,10 +6,8 @@ import sys
 import threading
 import time
 
-import psutil
 import pytest
 from conftest import (
-    FAKE_WORKER,
     everything_of,
     named,
     supervisor_of,
@@ -24,7 +22,7 @@ from gemma_tune.runs import engine
 from gemma_tune.runs.checkpoints import complete_checkpoints
 from gemma_tune.runs.events import read_events
 from gemma_tune.runs.folder import RunFolder, create_run, list_runs, read_json, write_json
-from gemma_tune.runs.processes import run_processes
+from gemma_tune.runs.processes import living, run_processes
 
 START = "from gemma_tune.config import parse; from gemma_tune.runs import engine; engine._free_bytes = lambda path: 10**12; "
 SLOW = ("--steps", "2000", "--step-seconds", "0.03")
@@ -42,6 +40,7 @@ def starter(code=""):
 def kill(*processes):
     for process in processes:
         process.send_signal(signal.SIGKILL)
+    wait_for(lambda: not living(processes))
 
 
 # ---------------------------------------------------------------- start
@@ -350,9 +349,8 @@ def test_a_run_that_was_made_but_never_started_is_lost(home):
 
 def test_a_lost_twin_does_not_hinder_a_new_start(begin):
     folder = begin(*SLOW)
-    kill(supervisor_of(folder))
-    wait_for(lambda: run_processes(folder.path))
-    kill(*run_processes(folder.path))
+    wait_for_step(folder)
+    kill(supervisor_of(folder), *run_processes(folder.path))
     assert begin("--steps", "1").id != folder.id
 
 
@@ -442,5 +440,3 @@ def test_a_run_on_a_full_disk_can_be_stopped(small_disk, begin):
             file.write(b"\0" * 4096)
     engine.stop(folder.id, now=True)
     assert wait_over(folder).outcome == "stopped"
-    assert FAKE_WORKER.exists()
-    assert psutil.pid_exists(os.getpid())

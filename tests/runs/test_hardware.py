@@ -1,0 +1,93 @@
+import json
+import os
+import types
+
+import psutil
+import pytest
+
+from gemma_tune.runs import hardware, launch
+
+
+def test_a_sample_says_memory_load_and_the_workers_share_in_plain_json():
+    sample = hardware.Sampler().sample([psutil.Process()])
+    assert json.loads(json.dumps(sample)) == sample
+    assert 0 < sample["memory_used_bytes"] < sample["memory_total_bytes"]
+    assert sample["worker_rss_bytes"] > 10**6
+    assert 0 <= sample["cpu_percent"] <= 100
+
+
+def test_a_process_that_ended_counts_nothing():
+    gone = psutil.Process()
+    gone = types.SimpleNamespace(memory_info=lambda: (_ for _ in ()).throw(psutil.NoSuchProcess(1)))
+    assert hardware.Sampler().sample([gone])["worker_rss_bytes"] == 0
+
+
+@pytest.fixture
+def one_gpu(monkeypatch):
+    import pynvml
+
+    readings = {
+        "nvmlInit": lambda: None,
+        "nvmlDeviceGetCount": lambda: 1,
+        "nvmlDeviceGetHandleByIndex": lambda index: index,
+        "nvmlDeviceGetName": lambda handle: "NVIDIA Test",
+        "nvmlDeviceGetMemoryInfo": lambda handle: types.SimpleNamespace(used=5, total=10),
+        "nvmlDeviceGetUtilizationRates": lambda handle: types.SimpleNamespace(gpu=70),
+        "nvmlDeviceGetTemperature": lambda handle, sensor: 60,
+        "nvmlDeviceGetPowerUsage": refuse(pynvml.NVML_ERROR_NOT_SUPPORTED),
+    }
+    for name, reading in readings.items():
+        monkeypatch.setattr(pynvml, name, reading)
+    return pynvml
+
+
+def refuse(code):
+    import pynvml
+
+    def reading(*_):
+        raise pynvml.NVMLError(code)
+
+    return reading
+
+
+def test_a_gpu_is_sampled_and_what_it_does_not_tell_is_unknown(one_gpu):
+    gpu = hardware.Sampler().sample([])["gpus"][0]
+    assert (gpu["name"], gpu["utilization_percent"], gpu["power_watts"]) == ("NVIDIA Test", 70, None)
+    assert (gpu["memory_used_bytes"], gpu["memory_total_bytes"], gpu["temperature_celsius"]) == (5, 10, 60)
+
+
+def test_a_gpu_that_falls_silent_is_told_once_and_stops_nothing(one_gpu, monkeypatch):
+    sampler = hardware.Sampler()
+    monkeypatch.setattr(one_gpu, "nvmlDeviceGetMemoryInfo", refuse(one_gpu.NVML_ERROR_GPU_IS_LOST))
+    assert sampler.sample([])["gpus"] == []
+    assert "no longer" in sampler.warning
+    sampler.warning = None
+    assert sampler.sample([])["gpus"] == []
+    assert sampler.warning is None
+
+
+def test_the_worker_gets_the_cpu_flag_only_without_gpu(one_gpu, monkeypatch):
+    monkeypatch.delenv(launch.WORKER_COMMAND_VARIABLE, raising=False)
+    assert "--cpu" not in launch.worker_command()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert "--cpu" in launch.worker_command()
+
+
+def test_one_of_several_gpus_is_shown_to_the_worker(one_gpu, monkeypatch, tmp_path):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert "CUDA_VISIBLE_DEVICES" not in launch.worker_environment(tmp_path)
+    monkeypatch.setattr(one_gpu, "nvmlDeviceGetCount", lambda: 4)
+    assert launch.worker_environment(tmp_path)["CUDA_VISIBLE_DEVICES"] == "0"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    assert launch.worker_environment(tmp_path)["CUDA_VISIBLE_DEVICES"] == "2"
+
+
+def test_a_container_quota_limits_the_threads(monkeypatch, tmp_path):
+    quota = tmp_path / "cpu.max"
+    monkeypatch.setattr(hardware, "CGROUP_CPU", quota)
+    everything = hardware.usable_cores()
+    quota.write_text("max 100000\n")
+    assert hardware.usable_cores() == everything
+    quota.write_text("100000 100000\n")
+    assert hardware.usable_cores() == 1
+    assert everything <= len(os.sched_getaffinity(0))

@@ -161,11 +161,13 @@ def local_folder(model_id: str) -> Path | None:
 
 
 def dataset_files(repo: str, token: str | None = None) -> tuple[str, list[str]]:
-    """(commit, file names) of a data set on the Hub, by one quick request."""
+    """(commit, file names) of a data set on the Hub that may be read with this token; one or two quick requests."""
     where = f"hub:{repo}"
     try:
         _refuse_offline()
         info = _api(token).dataset_info(repo, timeout=TIMEOUT_SECONDS)
+        if info.gated:  # its description is public, its files are not
+            _api(token).auth_check(repo, repo_type="dataset")
     except hub_failures() as error:
         raise hub_error(error, where, repo, "dataset") from None
     return info.sha, [file.rfilename for file in info.siblings or []]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 
 from gemma_tune.errors import AccessError, DataError, GemmaTuneError, ModelError
@@ -49,6 +50,11 @@ def hub_error(error: Exception, where: str, repo_id: str, repo_type: str = "mode
         return kind.at(
             where, str(error), "The download cannot be written to this disk.",
             "Free some space, or set HF_HOME to a folder that can be written.",
+        )  # fmt: skip
+    if not any(isinstance(one, _network_failures()) for one in chain):
+        return kind.at(
+            where, _reason(chain), "What the Hub holds there cannot be read.",
+            f"See {page(repo_id, repo_type)}, or download its files and use them from this disk.",
         )  # fmt: skip
     return kind.at(
         where, _reason(chain), f"The Hub cannot be reached from here ({endpoint()}).",
@@ -128,6 +134,13 @@ def _not_found(where: str, repo_id: str, repo_type: str, kind: type[GemmaTuneErr
         where, repo_id, f"The Hub has no such {what}, or it is private.",
         f"Check the spelling at {page(repo_id, repo_type)}; a private one needs a token from {TOKENS_PAGE}.",
     )  # fmt: skip
+
+
+def _network_failures() -> tuple[type[Exception], ...]:
+    from huggingface_hub.errors import LocalEntryNotFoundError  # what a download raises without a network
+    from huggingface_hub.utils import httpx
+
+    return httpx.TransportError, ConnectionError, TimeoutError, socket.gaierror, LocalEntryNotFoundError
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -106,9 +106,9 @@ def measure(rows: list[Row], tokenizer: ChatTokenizer, config: RunConfig) -> Mea
     measured = Measured([], [], max_length)
     for start in range(0, len(rows), CHUNK_ROWS):
         chunk = [row.messages for row in rows[start : start + CHUNK_ROWS]]
-        for found in tokenizer.encode_all(chunk, answers_only):
-            measured.lengths.append(len(found.ids))
-            measured.learned.append(found.learned_tokens(max_length))
+        for length, learned in tokenizer.measure(chunk, max_length, answers_only):
+            measured.lengths.append(length)
+            measured.learned.append(learned)
     return measured
 
 

@@ -15,6 +15,7 @@ from gemma_tune.data.turns import looks_like_turns
 from gemma_tune.errors import DataError, Fault
 
 SAMPLE_ROWS = 50
+REASONS_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ FORMATS: dict[str, Format] = {
 
 def recognise(table: Table, format: str = "auto", columns: Mapping[str, str] | None = None) -> Schema:
     """The schema of a table, or of the format and columns given. DataError with every fault at once."""
+    if not table.rows:
+        raise DataError(*all_rejected(table, table.rejected))
     columns = {ours: theirs for ours, theirs in (columns or {}).items() if theirs}
     names = [format] if format != "auto" else [name for name in FORMATS if _has_fields(name, columns)]
     if faults := _mapping_faults(table, names, columns):
@@ -76,6 +79,14 @@ def convert(table: Table, schema: Schema) -> tuple[list[Row], list[Rejected]]:
         else:
             rows.append(Row(number, messages, other))
     return rows, rejected
+
+
+def all_rejected(table: Table, rejected: list[Rejected]) -> list[Fault]:
+    """That no row is left, and the first reasons."""
+    rule = f"None of the {len(rejected)} rows can be used."
+    way_out = "The first reasons follow. Mend the rows, or map other columns (data.columns)."
+    first = [one.as_fault(table.source) for one in rejected[:REASONS_SHOWN]]
+    return [Fault(table.source, "", rule, way_out), *first]
 
 
 def _has_fields(name: str, columns: Mapping[str, str]) -> bool:
@@ -110,7 +121,8 @@ def _fit(name: str, table: Table, columns: Mapping[str, str]) -> Schema | None:
             theirs = _turn_column(table, "role" if ours == "messages" else "from", theirs)
         if theirs:
             chosen[ours] = theirs
-            guesses += ours not in columns and ours in form.needs and theirs != ours
+            if ours in form.needs and ours not in columns and theirs != ours:
+                guesses += 1 if theirs.strip().lower() in aliases else 3
         elif ours in form.needs:
             return None
     share = _share_filled(table, [chosen[ours] for ours in form.needs])
@@ -120,7 +132,7 @@ def _fit(name: str, table: Table, columns: Mapping[str, str]) -> Schema | None:
     why = f"{how}: {because}." + (f" Not used: {', '.join(unused[:8])}." if unused else "")
     # Turns and pairs are sure signs; a pair of plain text columns may mean something else.
     sure = 1.0 if columns or name != "prompt_completion" else 0.9
-    return Schema(name, chosen, why[0].upper() + why[1:], round(sure * share - 0.1 * min(guesses, 3), 2))
+    return Schema(name, chosen, why[0].upper() + why[1:], max(0.05, round(sure * share - 0.1 * guesses, 2)))
 
 
 def _by_name(aliases: tuple[str, ...], columns: list[str], taken: set[str]) -> str | None:
@@ -136,7 +148,8 @@ def _turn_column(table: Table, spelling: str, named: str | None) -> str | None:
     for column in candidates:
         if any(looks_like_turns(record.get(column)) == spelling for record in sample):
             return column
-    broken = named and any(isinstance(record.get(named), list) for record in sample)
+    cells = [record.get(named) for record in sample] if named else []
+    broken = any(isinstance(cell, list) for cell in cells) and not any(map(looks_like_turns, cells))
     return named if broken else None  # so that each row gets its own reason
 
 

@@ -13,28 +13,18 @@ from gemma_tune import hub
 from gemma_tune.data.rows import Table
 from gemma_tune.errors import DataError
 
-_REPO = re.compile(r"[\w.-]+/[\w.-]+")
+_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def hub_choices(repo: str, token: str | None = None) -> dict[str, list[str]]:
     """Subset → its splits, as the repository has them. Costs a few requests."""
-    _inspect(repo, token)
-    import datasets
-
-    where = f"hub:{repo}"
-    try:
-        subsets = datasets.get_dataset_config_names(repo, token=token or False)
-        return {
-            subset: datasets.get_dataset_split_names(repo, subset, token=token or False) for subset in subsets
-        }
-    except hub.hub_failures() as error:
-        raise hub.hub_error(error, where, repo, "dataset") from None
+    return _choices(repo, _inspect(repo, token), token)
 
 
 def read_hub(repo: str, subset: str, split: str, token: str | None, limit: int | None) -> Table:
     """At most `limit` rows, which are then streamed instead of downloading the set."""
     commit = _inspect(repo, token)
-    choices = hub_choices(repo, token)
+    choices = _choices(repo, commit, token)
     subset = _chosen_subset(repo, subset, choices)
     if split not in choices[subset]:
         raise DataError.at(
@@ -45,16 +35,35 @@ def read_hub(repo: str, subset: str, split: str, token: str | None, limit: int |
     where = f"hub:{repo}"
     try:
         found = datasets.load_dataset(
-            repo, subset, split=split, revision=commit, token=token or False, streaming=limit is not None
+            repo, subset, split=split, revision=commit, token=token, streaming=limit is not None
         )
         rows = [(number, dict(row)) for number, row in enumerate(islice(found, limit), 1)]
-    except hub.hub_failures() as error:
+    except _failures() as error:
         raise hub.hub_error(error, where, repo, "dataset") from None
     if not rows:
         raise DataError.at(where, f"{subset}, {split}", "The split holds no row.", "Choose another split.")
     columns = list(dict.fromkeys(column for _, row in rows for column in row))
     identity = f"{repo}@{commit}/{subset}/{split}"
     return Table(columns, rows, [], hashlib.sha256(identity.encode()).hexdigest(), where)
+
+
+def _choices(repo: str, commit: str, token: str | None) -> dict[str, list[str]]:
+    import datasets
+
+    found = {}
+    try:
+        for subset in datasets.get_dataset_config_names(repo, revision=commit, token=token):
+            found[subset] = datasets.get_dataset_split_names(repo, subset, revision=commit, token=token)
+    except _failures() as error:
+        raise hub.hub_error(error, f"hub:{repo}", repo, "dataset") from None
+    return found
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What `datasets` raises for a repository or a file of it that it cannot read, beside the Hub's own."""
+    from datasets.exceptions import DatasetsError
+
+    return *hub.hub_failures(), DatasetsError, ValueError, RuntimeError
 
 
 def _chosen_subset(repo: str, subset: str, choices: dict[str, list[str]]) -> str:

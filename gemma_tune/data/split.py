@@ -11,12 +11,10 @@ from collections import defaultdict
 from dataclasses import replace
 
 from gemma_tune.config import RunConfig
-from gemma_tune.data.formats import convert, recognise
-from gemma_tune.data.rows import Prepared, Rejected, Row, Schema, Table
+from gemma_tune.data.formats import all_rejected, convert, recognise
+from gemma_tune.data.rows import Prepared, Rejected, Row, Schema
 from gemma_tune.data.sources import HELD_OUT, is_example, read
 from gemma_tune.errors import DataError, Fault
-
-REASONS_SHOWN = 3
 
 
 def prepare(config: RunConfig, token: str | None = None) -> Prepared:
@@ -36,7 +34,7 @@ def gather(config: RunConfig, token: str | None = None) -> Prepared:
     rejected = _in_order([*table.rejected, *rejected])
     faults, warnings = [], [Fault(table.source, "", note, "") for note in table.notes]
     if not rows:
-        faults += _all_rejected(table, rejected)
+        faults += all_rejected(table, rejected)
         validation: list[Row] = []
     elif data.validation_source or is_example(data.source):
         validation, refused, notes = _validation_rows(config, schema, token)
@@ -82,7 +80,7 @@ def _validation_rows(
     rows, rejected = convert(table, schema if same else recognise(table, data.format))
     rejected = [replace(one, side="validation") for one in _in_order([*table.rejected, *rejected])]
     if not rows:
-        raise DataError(*_all_rejected(table, rejected))
+        raise DataError(*all_rejected(table, rejected))
     return rows, rejected, [Fault(f"validation {table.source}", "", note, "") for note in table.notes]
 
 
@@ -110,11 +108,3 @@ def _train_split(config: RunConfig) -> str:
 
 def _in_order(rejected: list[Rejected]) -> list[Rejected]:
     return sorted(rejected, key=lambda one: one.number)
-
-
-def _all_rejected(table: Table, rejected: list[Rejected]) -> list[Fault]:
-    """That no row is left, and the first reasons."""
-    rule = f"None of the {len(rejected)} rows can be used."
-    way_out = "The first reasons follow. Mend the rows, or map other columns (data.columns)."
-    first = [one.as_fault(table.source) for one in rejected[:REASONS_SHOWN]]
-    return [Fault(table.source, "", rule, way_out), *first]

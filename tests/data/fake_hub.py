@@ -1,0 +1,153 @@
+"""A small server that answers as the Hub does, for the requests of huggingface_hub and datasets."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, unquote, urlsplit
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+VALID_TOKEN = "hf_known"
+
+
+class FakeHub:
+    """`repos`: "models/OWNER/NAME" or "datasets/OWNER/NAME" → {"files": {name: bytes}, "gated": …, "stall": seconds}."""
+
+    def __init__(self) -> None:
+        self.repos: dict[str, dict] = {}
+        self.accepted = False  # whether the owner of VALID_TOKEN accepted the licences
+        self.requests: list[str] = []
+        self.status: int | None = None  # answers everything so where set
+        self.url = ""
+
+    def add(self, repo: str, files: dict[str, bytes], **facts) -> None:
+        self.repos[repo] = {"files": files, "gated": False, **facts}
+
+
+@contextmanager
+def serve():
+    hub = FakeHub()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    hub.url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def _handler(hub: FakeHub):
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_):
+            pass
+
+        def do_GET(self):
+            self.answer(body=True)
+
+        def do_HEAD(self):
+            self.answer(body=False)
+
+        def do_POST(self):
+            length = int(self.headers.get("Content-Length", 0))
+            self.posted = self.rfile.read(length)
+            self.answer(body=True)
+
+        def answer(self, body: bool) -> None:
+            url = urlsplit(self.path)
+            hub.requests.append(f"{self.command} {self.path}")
+            path = unquote(url.path).strip("/")
+            token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+            if hub.status:
+                return self.send(hub.status, b"{}", {"Retry-After": "7"}, body)
+            if token and token != VALID_TOKEN:
+                return self.refuse(401, "", "Invalid credentials in Authorization header", body)
+            match = re.fullmatch(r"api/(models|datasets)/([^/]+/[^/]+)(?:/(.*))?", path)
+            if match:
+                return self.api(f"{match[1]}/{match[2]}", match[3] or "", token, body)
+            match = re.fullmatch(r"(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
+            if match:
+                return self.file(f"{match[1] or 'models/'}{match[2]}", match[4], token, body)
+            return self.send(404, b"{}", {}, body)
+
+        def api(self, key: str, rest: str, token: str, body: bool) -> None:
+            repo = hub.repos.get(key)
+            if repo is None:
+                status = 404 if token else 401
+                return self.refuse(status, "RepoNotFound" if token else "", "Repository not found", body)
+            if repo.get("stall"):
+                time.sleep(repo["stall"])
+            if rest == "auth-check":
+                open_to_all = not repo["gated"] or (token and hub.accepted)
+                return self.send_json({}, body) if open_to_all else self.gate(token, body)
+            if rest.startswith("tree/"):
+                return self.send_json([_entry(name, data) for name, data in repo["files"].items()], body)
+            if rest.startswith("paths-info/"):
+                wanted = parse_qs(self.posted.decode()).get("paths", [])
+                found = [_entry(name, repo["files"][name]) for name in wanted if name in repo["files"]]
+                return self.send_json(found, body)
+            if rest.startswith("revision/") and rest.split("/")[1] not in ("main", COMMIT):
+                return self.refuse(404, "RevisionNotFound", "Invalid rev id", body)
+            answer = {
+                "id": key.split("/", 1)[1],
+                "sha": COMMIT,
+                "gated": repo["gated"],
+                "private": False,
+                "siblings": [{"rfilename": name, "size": len(data)} for name, data in repo["files"].items()],
+                "cardData": {"license": "gemma"},
+                "tags": [],
+                "downloads": 0,
+            }
+            answer.update({name: repo[name] for name in ("config", "safetensors") if name in repo})
+            return self.send_json(answer, body)
+
+        def file(self, key: str, name: str, token: str, body: bool) -> None:
+            repo = hub.repos.get(key)
+            if repo is None:
+                return self.refuse(404, "RepoNotFound", "Repository not found", body)
+            if repo["gated"] and not (token and hub.accepted):
+                return self.gate(token, body)
+            if name not in repo["files"]:
+                return self.refuse(404, "EntryNotFound", "Entry not found", body)
+            data = repo["files"][name]
+            status, headers = 200, {}
+            if ranged := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+                start, end = int(ranged[1]), min(int(ranged[2] or len(data)), len(data) - 1)
+                headers["Content-Range"] = f"bytes {start}-{end}/{len(data)}"
+                status, data = 206, data[start : end + 1]
+            etag = hashlib.sha1(repo["files"][name]).hexdigest()
+            return self.send(status, data, {"X-Repo-Commit": COMMIT, "ETag": f'"{etag}"', **headers}, body)
+
+        def gate(self, token: str, body: bool) -> None:
+            said = "Access to it is restricted" if token else "You must be authenticated"
+            self.refuse(403 if token else 401, "GatedRepo", said, body)
+
+        def refuse(self, status: int, code: str, message: str, body: bool) -> None:
+            headers = {"X-Error-Message": message, **({"X-Error-Code": code} if code else {})}
+            self.send(status, json.dumps({"error": message}).encode(), headers, body)
+
+        def send_json(self, value: object, body: bool) -> None:
+            self.send(200, json.dumps(value).encode(), {"Content-Type": "application/json"}, body)
+
+        def send(self, status: int, data: bytes, headers: dict[str, str], body: bool) -> None:
+            self.send_response(status)
+            for name, value in {"Accept-Ranges": "bytes", **headers, "Content-Length": len(data)}.items():
+                self.send_header(name, str(value))
+            self.end_headers()
+            if body:
+                self.wfile.write(data)
+
+    return Handler
+
+
+def _entry(name: str, data: bytes) -> dict:
+    return {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}

@@ -1,0 +1,291 @@
+"""Model look-up, on local folders and against a small server that speaks the Hub's API. No network is used."""
+
+import json
+import os
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from data.fake_hub import COMMIT, VALID_TOKEN, serve
+
+from gemma_tune import hub
+from gemma_tune.errors import AccessError, ConfigError, ModelError
+
+CONFIG = {"model_type": "gemma3_text", "max_position_embeddings": 512}
+
+
+def safetensors(**shapes: list[int]) -> bytes:
+    header = json.dumps(
+        {name: {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}
+    ).encode()
+    return struct.pack("<Q", len(header)) + header
+
+
+def model_files(config: dict = CONFIG) -> dict[str, bytes]:
+    return {
+        "config.json": json.dumps(config).encode(),
+        "tokenizer.json": b"{}",
+        "tokenizer_config.json": b"{}",
+        "model.safetensors": safetensors(a=[3, 4], b=[5]),
+        "model.gguf": b"large",
+    }
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("GEMMA_TUNE_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def model(folder):
+    """Writes a model folder and gives its path."""
+
+    def write(config: dict = CONFIG, without: str = "") -> str:
+        for name, data in model_files(config).items():
+            if name != without:
+                (folder / name).write_bytes(data)
+        return str(folder)
+
+    return write
+
+
+@pytest.fixture
+def fake(monkeypatch, tmp_path):
+    """The server as the Hub, with an empty cache and no token of the user's."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with serve() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        yield server
+
+
+def fault_of(kind: type, *arguments, call=hub.inspect_model):
+    with pytest.raises(kind) as caught:
+        call(*arguments)
+    assert type(caught.value) is kind
+    (fault,) = caught.value.faults
+    assert fault.rule and fault.way_out
+    return fault
+
+
+# ── local folders ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_local_folder_is_read_without_loading_it(model):
+    facts = hub.inspect_model(model())
+    assert facts.path == model() and facts.on_disk and facts.card is None
+    assert (facts.model_type, facts.parameters, facts.context_tokens) == ("gemma3_text", 17, 512)
+    assert facts.bytes_on_disk == len(model_files()["model.safetensors"])
+    assert hub.tokenizer_folder(model()) == Path(model())
+
+
+@pytest.mark.parametrize(
+    ("config", "value", "rule"),
+    [
+        ({"model_type": "llama"}, "llama", "not a Gemma model"),
+        ({}, "no model_type", "not a Gemma model"),
+        ({**CONFIG, "auto_map": {"AutoModel": "x.Y"}}, "auto_map", "names code to run"),
+        ({**CONFIG, "text_config": {"auto_map": {}}}, "text_config.auto_map", "names code to run"),
+        ({**CONFIG, "a": [{"_attn_implementation_internal": "x/y"}]}, "a._attn_implementation_internal", "private field"),
+        ({**CONFIG, "_experts_implementation_internal": "x/y"}, "_experts_implementation_internal", "private field"),
+    ],
+)  # fmt: skip
+def test_a_model_that_is_no_plain_gemma_is_refused(model, config, value, rule):
+    fault = fault_of(ModelError, model(config))
+    assert fault.value == value and rule in fault.rule
+
+
+def test_a_model_without_safetensors_is_refused(model, folder):
+    path = model(without="model.safetensors")
+    assert "no whole set of *.safetensors" in fault_of(ModelError, path).rule
+    (folder / "pytorch_model.bin").write_bytes(b"x")
+    assert "may carry code" in fault_of(ModelError, path).rule
+
+
+def test_a_missing_shard_makes_the_weights_incomplete(model, folder):
+    path = model()
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "model-1.safetensors").write_bytes(safetensors(a=[2]))
+    assert "no whole set" in fault_of(ModelError, path).rule
+    (folder / "model-2.safetensors").write_bytes(safetensors(b=[3]))
+    assert hub.inspect_model(path).parameters == 5
+
+
+def test_a_folder_without_or_with_a_broken_config_is_refused(model, folder):
+    assert "no config.json" in fault_of(ModelError, model(without="config.json")).rule
+    (folder / "config.json").write_text("{")
+    assert "cannot be read" in fault_of(ModelError, str(folder)).rule
+
+
+def test_what_is_neither_folder_nor_id_is_refused(folder):
+    assert "neither a folder nor an id" in fault_of(ModelError, str(folder / "none")).rule
+    assert "outside" in fault_of(ConfigError, "/etc").rule
+    assert "outside" in fault_of(ConfigError, "../../../../etc").rule
+
+
+@pytest.mark.skipif(
+    not (Path(hub.__file__).parent / "pocket/model/model.safetensors").is_file(), reason="not made yet"
+)
+def test_pocket_gemma_is_on_disk():
+    facts = hub.inspect_model("pocket")
+    assert facts.on_disk and facts.gated is False and facts.card.label == "Pocket Gemma"
+    assert 1e6 < facts.parameters <= 4e6 and facts.bytes_on_disk <= 8e6
+    assert (hub.tokenizer_folder("pocket") / "chat_template.jinja").is_file()
+
+
+def test_roots_are_the_projects_and_those_of_the_environment(folder, monkeypatch):
+    monkeypatch.setenv("GEMMA_TUNE_ROOTS", os.pathsep.join(["/srv/models", ""]))
+    assert hub.check_path("/srv/models/a", "x") == Path("/srv/models/a")
+    assert hub.check_path(hub.examples_folder() / "a", "x")
+    assert folder in hub.allowed_roots() and Path("/") not in hub.allowed_roots()
+    monkeypatch.chdir("/")
+    assert Path("/") not in hub.allowed_roots()
+    assert "not a path" in fault_of(ConfigError, "a\0b", "x", call=hub.check_path).rule
+
+
+def test_home_is_named_by_the_environment_or_lies_under_the_users(monkeypatch):
+    monkeypatch.setenv("GEMMA_TUNE_HOME", "/tmp/a/../b")
+    assert hub.home() == Path("/tmp/b")
+    monkeypatch.delenv("GEMMA_TUNE_HOME")
+    monkeypatch.delenv("SPACE_ID", raising=False)
+    assert hub.home() == Path.home() / ".gemma-tune"
+
+
+# ── the Hub ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_model_of_the_hub_is_described_without_its_weights(fake):
+    fake.add("models/me/gemma", model_files(), safetensors={"total": 17, "parameters": {"F32": 17}})
+    facts = hub.inspect_model("me/gemma")
+    assert (facts.id, facts.revision, facts.path, facts.on_disk) == ("me/gemma", COMMIT, None, False)
+    assert (facts.model_type, facts.parameters, facts.context_tokens) == ("gemma3_text", 17, 512)
+    assert (facts.gated, facts.licence) == (False, "gemma")
+    assert facts.bytes_on_disk == len(model_files()["model.safetensors"])
+    assert not any("safetensors" in request for request in fake.requests)
+
+
+def test_only_the_tokenizer_is_downloaded_and_then_found_without_a_request(fake):
+    fake.add("models/me/gemma", model_files())
+    folder = hub.tokenizer_folder("me/gemma", COMMIT)
+    assert {path.name for path in folder.iterdir()} == {
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    asked = len(fake.requests)
+    assert hub.tokenizer_folder("me/gemma", COMMIT) == folder and len(fake.requests) == asked
+
+
+def test_a_model_wholly_in_the_cache_needs_no_network(fake, monkeypatch):
+    from huggingface_hub import snapshot_download
+
+    fake.add("models/me/gemma", model_files())
+    path = snapshot_download("me/gemma", endpoint=fake.url, cache_dir=_cache())
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    facts = hub.inspect_model("me/gemma")
+    assert facts.on_disk and facts.path == path and facts.revision == COMMIT
+
+
+def _cache() -> str:
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_CACHE
+
+
+def test_an_id_that_does_not_exist_says_where_to_look(fake):
+    for token in (None, VALID_TOKEN):
+        fault = fault_of(ModelError, "me/nothing", "main", token)
+        assert fault.where == "me/nothing" and "no such model, or it is private" in fault.rule
+        assert "https://huggingface.co/me/nothing" in fault.way_out
+
+
+def test_a_revision_that_does_not_exist_is_named(fake):
+    fake.add("models/me/gemma", model_files())
+    assert "no such revision" in fault_of(ModelError, "me/gemma", "other").rule
+
+
+def test_a_gated_model_tells_no_token_from_bad_token_from_licence(fake):
+    fake.add("models/google/gemma-3-1b-it", model_files(), gated="manual")
+    arguments = ("google/gemma-3-1b-it", "main")
+    fault = fault_of(AccessError, *arguments)
+    assert fault.value == "no token" and "gated" in fault.rule
+    assert "https://huggingface.co/google/gemma-3-1b-it" in fault.way_out
+    assert "https://huggingface.co/settings/tokens" in fault.way_out
+    fault = fault_of(AccessError, *arguments, "hf_mistyped")
+    assert (
+        fault.value == "the token is not valid" and "https://huggingface.co/settings/tokens" in fault.way_out
+    )
+    assert "hf_mistyped" not in str(fault)
+    fault = fault_of(AccessError, *arguments, VALID_TOKEN)
+    assert fault.value == "licence not accepted"
+    assert "https://huggingface.co/google/gemma-3-1b-it" in fault.way_out
+    assert fault_of(AccessError, *arguments, call=hub.tokenizer_folder).value == "no token"
+    fake.accepted = True
+    facts = hub.inspect_model(*arguments, VALID_TOKEN)
+    assert facts.gated and facts.card.label == "Gemma 3 1B"
+
+
+def test_a_model_of_the_hub_that_is_not_gemma_is_refused_before_its_licence(fake):
+    fake.add(
+        "models/me/llama", model_files({"model_type": "llama"}), gated="auto", config={"model_type": "llama"}
+    )
+    fault = fault_of(ModelError, "me/llama")
+    assert fault.value == "llama" and "not a Gemma model" in fault.rule
+    fake.add("models/me/code", model_files({**CONFIG, "auto_map": {}}))
+    assert "names code" in fault_of(ModelError, "me/code").rule
+    files = model_files()
+    del files["model.safetensors"]
+    fake.add("models/me/bin", {**files, "pytorch_model.bin": b"x"})
+    assert "no whole set of *.safetensors" in fault_of(ModelError, "me/bin").rule
+    fake.add("models/me/none", {"model.safetensors": b"x"})
+    assert "lacks this file" in fault_of(ModelError, "me/none").rule
+
+
+def test_too_many_requests_and_trouble_of_the_server_are_told_apart(fake):
+    fake.status = 429
+    fault = fault_of(ModelError, "me/gemma")
+    assert "too many requests" in fault.rule and "7 seconds" in fault.way_out
+    fake.status = 503
+    assert "trouble answering" in fault_of(ModelError, "me/gemma").rule
+
+
+def test_no_network_is_told_at_once(fake, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the discard port: nothing listens
+    begun = time.monotonic()
+    for call in (hub.inspect_model, hub.tokenizer_folder):
+        fault = fault_of(ModelError, "google/gemma-3-1b-it", call=call)
+        assert "cannot be reached" in fault.rule and "Pocket Gemma" in fault.way_out
+    assert time.monotonic() - begun < 5
+
+
+def test_a_server_that_stalls_is_given_up(fake, monkeypatch):
+    monkeypatch.setattr(hub, "TIMEOUT_SECONDS", 0.3)
+    fake.add("models/me/gemma", model_files(), stall=3)
+    begun = time.monotonic()
+    assert "cannot be reached" in fault_of(ModelError, "me/gemma").rule
+    assert time.monotonic() - begun < 2.5
+
+
+def test_offline_forbids_every_request(fake, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for call in (hub.inspect_model, hub.tokenizer_folder):
+        assert "HF_HUB_OFFLINE" in fault_of(ModelError, "me/gemma", call=call).rule
+    assert fake.requests == []
+
+
+def test_importing_the_look_up_loads_no_library():
+    code = (
+        "import sys, gemma_tune.hub; "
+        "print([name for name in ('torch', 'transformers', 'datasets', 'huggingface_hub', 'gradio') if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

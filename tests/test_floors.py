@@ -14,10 +14,12 @@ FLOORS = [
     {"pocket"},
     {"catalog"},
     {"config"},
-    {"hub", "hub_errors"},
+    {"hub_errors", "reference"},
+    {"hub"},
     {"data", "runs"},
     {"workers", "ui"},
-    {"cli", "__main__"},
+    {"cli"},
+    {"__main__"},
 ]
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}
 HEAVY = {"torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes"}

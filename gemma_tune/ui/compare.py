@@ -31,7 +31,7 @@ class Resident:
     def of(self, run_id: str) -> ChatSession:
         """The running worker for this run, started when needed; waits until the model is loaded."""
         with self._lock:
-            if self._session is None or self._session.run_id != run_id or not self._session.is_alive:
+            if self._session is None or self._session.run.id != run_id or not self._session.alive:
                 self.close()
                 self._session = ChatSession(run_id, token=os.environ.get("HF_TOKEN"))
                 self._session.start()

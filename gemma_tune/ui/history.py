@@ -11,7 +11,6 @@ import gradio as gr
 from gemma_tune.runs import engine
 from gemma_tune.runs.folder import list_runs
 from gemma_tune.ui import live
-from gemma_tune.ui.views import source_label
 
 FOLDER = Path(__file__).parent
 
@@ -33,7 +32,7 @@ def _row(folder) -> dict:
         "name": state.name or folder.id,
         "label": label,
         "tone": tone,
-        "what": " · ".join(p for p in (state.model, state.method, source_label(state.source or "")) if p),
+        "what": live.about(state),
         "when": time.strftime("%Y-%m-%d %H:%M", time.localtime(state.created_time))
         if state.created_time
         else "",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from gemma_tune.catalog import MODELS
 from gemma_tune.runs.state import State
 from gemma_tune.ui.views import source_label
 
@@ -89,20 +90,26 @@ def cursor(query: dict[str, Any], name: str) -> int:
 
 def head(state: State, elapsed: float) -> dict:
     label, tone = STATUS.get(state.status, (state.status, "live"))
-    method = {"lora": "LoRA", "full": "full fine-tuning"}.get(state.method or "", state.method or "")
-    about = " · ".join(part for part in (state.model, method, source_label(state.source or "")) if part)
     return {
         "label": label,
         "tone": tone,
         "live": state.is_live,
         "busy": state.is_live and not state.step,
         "name": state.name or "",
-        "about": about,
+        "about": about(state),
         "phase": phase(state),
         "progress": 1.0 if state.status == "finished" else state.progress,
         "elapsed_seconds": elapsed,
         "remaining_seconds": state.remaining_seconds if state.is_live else None,
     }
+
+
+def about(state: State) -> str:
+    """Model, method and data of a run in one line."""
+    method = {"lora": "LoRA", "full": "full fine-tuning"}.get(state.method, state.method)
+    card = MODELS.get(state.model)
+    model = card.label if card else state.model
+    return " · ".join(part for part in (model, method, source_label(state.source)) if part)
 
 
 def phase(state: State) -> str:

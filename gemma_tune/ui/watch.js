@@ -205,7 +205,7 @@ async function draw() {
     Plotly.react(at("hardware"), [
       line(when, hardware.cpu, "CPU", accent, 2, { fill: "tozeroy", fillcolor: colour("--gt-wash") }),
       line(when, hardware.memory, "memory", colour("--gt-quiet"), 2), ...gpu,
-    ], layout({ yaxis: { range: [0, 102], ticksuffix: " %" }, xaxis: { type: "date", nticks: 4 } }), options);
+    ], layout({ yaxis: { range: [0, 102], ticksuffix: " %" }, xaxis: { type: "date", nticks: 4, tickangle: 0, tickformat: "%H:%M:%S" } }), options);
   }
 }
 

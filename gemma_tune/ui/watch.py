@@ -48,5 +48,13 @@ def monitor() -> gr.HTML:
 def build() -> dict[str, gr.components.Component]:
     """The tab's parts: the picker of a run and the monitor."""
     gr.set_static_paths([PLOTLY_PATH])
-    picker = gr.Dropdown([], value=None, label="Run", show_label=False, container=False, elem_id="watch-run", elem_classes="gt-picker")
+    picker = gr.Dropdown(
+        [],
+        value=None,
+        label="Run",
+        show_label=False,
+        container=False,
+        elem_id="watch-run",
+        elem_classes="gt-picker",
+    )
     return {"picker": picker, "monitor": monitor()}

@@ -7,7 +7,8 @@ import threading
 import time
 
 import pytest
-from conftest import (
+from live_runs import (
+    FAKE_WORKER,
     everything_of,
     named,
     supervisor_of,
@@ -22,6 +23,7 @@ from gemma_tune.runs import engine
 from gemma_tune.runs.checkpoints import complete_checkpoints
 from gemma_tune.runs.events import read_events
 from gemma_tune.runs.folder import RunFolder, create_run, list_runs, read_json, write_json
+from gemma_tune.runs.launch import worker_command
 from gemma_tune.runs.processes import living, run_processes
 
 START = "from gemma_tune.config import parse; from gemma_tune.runs import engine; engine._free_bytes = lambda path: 10**12; "
@@ -440,3 +442,20 @@ def test_a_run_on_a_full_disk_can_be_stopped(small_disk, begin):
             file.write(b"\0" * 4096)
     engine.stop(folder.id, now=True)
     assert wait_over(folder).outcome == "stopped"
+
+
+# ---------------------------------------------------------------- under the real launcher
+
+
+def test_a_worker_killed_under_accelerate_launch_is_known_as_killed(home, monkeypatch):
+    monkeypatch.delenv("GEMMA_TUNE_WORKER_COMMAND", raising=False)
+    launcher = worker_command()[: -len(["-m", "gemma_tune.workers.train"])]
+    command = [*launcher, str(FAKE_WORKER), *SLOW]
+    monkeypatch.setenv("GEMMA_TUNE_WORKER_COMMAND", json.dumps(command))
+    folder = RunFolder(home / "runs" / engine.start(named()))
+    wait_for(lambda: engine.read_state(folder.id).step >= 2, 60)
+    (worker,) = [event for event in read_events(folder.events_path)[0] if event["kind"] == "plan"]
+    os.kill(int(worker["by"].rpartition("-")[2]), signal.SIGKILL)
+    state = wait_over(folder)
+    assert (state.outcome, state.cause, state.exit_code) == ("failed", "killed", -9)
+    assert any(line.startswith("step ") for line in state.log_tail)

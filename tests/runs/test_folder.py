@@ -1,7 +1,7 @@
 import threading
 
 import pytest
-from conftest import named
+from live_runs import named
 
 from gemma_tune.errors import RunError
 from gemma_tune.runs.folder import RUN_ID, RunFolder, create_run, find_run, list_runs, read_json, write_json

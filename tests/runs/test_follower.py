@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from conftest import named, supervisor_of, wait_for, wait_for_step, wait_over
+from live_runs import named, supervisor_of, wait_for, wait_for_step, wait_over
 
 from gemma_tune.errors import RunError
 from gemma_tune.runs import engine

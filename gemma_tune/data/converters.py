@@ -78,15 +78,15 @@ def _from_preference(fields: dict, columns: dict[str, str]) -> Converted:
         name: _side(fields[name], columns[name], "assistant", f"The {name} answer")
         for name in ("chosen", "rejected")
     }
+    shared = _common_prefix(*sides.values())
+    prompt = shared
     if fields.get("prompt") is not None:
         prompt = _side(fields["prompt"], columns["prompt"], "user", "The prompt")
-        sides = {
-            name: side[len(prompt) :] if side[: len(prompt)] == prompt else side
-            for name, side in sides.items()
-        }
-    else:
-        prompt = _common_prefix(*sides.values())
-        sides = {name: side[len(prompt) :] for name, side in sides.items()}
+        if prompt in (shared[: len(prompt)], shared[-len(prompt) :]):
+            prompt = shared  # both sides repeat it, with a system turn before or further turns behind it
+        else:
+            shared = []
+    sides = {name: side[len(shared) :] for name, side in sides.items()}
     if sides["chosen"] == sides["rejected"]:
         raise RowFault(
             columns["rejected"], fields["rejected"], "Both answers are the same.", "Take the row out."

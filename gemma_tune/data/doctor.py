@@ -23,11 +23,12 @@ CHUNK_ROWS = 2_000
 
 @dataclass(frozen=True)
 class Measured:
-    """Token counts of the training rows, in their order; zeros nowhere: a row has at least its control tokens."""
+    """Token counts of the training rows, in their order."""
 
-    lengths: list[int]
-    learned: list[int]  # tokens with loss within max_length
     max_length: int
+    lengths: list[int] = field(default_factory=list)  # uncut
+    learned: list[int] = field(default_factory=list)  # tokens with loss within max_length
+    before: list[int] = field(default_factory=list)  # tokens before the first with loss
 
     @property
     def total_tokens(self) -> int:
@@ -57,15 +58,15 @@ class Report:
 def check(config: RunConfig, token: str | None = None) -> Report:
     """Prepares and tokenises every training row. DataError where the source cannot be read at all.
 
-    A tokenizer that cannot be had is a fault in the report, beside those of the data.
+    A model that cannot be used is a fault in the report, beside those of the data.
     """
     prepared = gather(config, token)
     faults, warnings = list(prepared.faults), list(prepared.warnings)
     measured = None
     try:
-        tokenizer = ChatTokenizer.from_folder(
-            hub.tokenizer_folder(config.model.id, config.model.revision, token)
-        )
+        wanted = config.model.id, config.model.revision, token
+        hub.inspect_model(*wanted)
+        tokenizer = ChatTokenizer.from_folder(hub.tokenizer_folder(*wanted))
         measured = measure(prepared.train, tokenizer, config)
     except ModelError as error:
         faults += error.faults
@@ -103,12 +104,13 @@ def check(config: RunConfig, token: str | None = None) -> Report:
 def measure(rows: list[Row], tokenizer: ChatTokenizer, config: RunConfig) -> Measured:
     """In chunks, so that the tokens of a large set are never held at once."""
     max_length, answers_only = config.train.max_length, config.train.assistant_only_loss
-    measured = Measured([], [], max_length)
+    measured = Measured(max_length)
     for start in range(0, len(rows), CHUNK_ROWS):
         chunk = [row.messages for row in rows[start : start + CHUNK_ROWS]]
-        for length, learned in tokenizer.measure(chunk, max_length, answers_only):
+        for length, learned, before in tokenizer.measure(chunk, max_length, answers_only):
             measured.lengths.append(length)
             measured.learned.append(learned)
+            measured.before.append(before)
     return measured
 
 
@@ -158,8 +160,10 @@ def _length_faults(rows: list[Row], unlearnable: list[Rejected], measured: Measu
         rule = "No row keeps a token to learn from at this maximum length."
     else:
         rule = f"{len(unlearnable)} of {len(rows)} rows keep no token to learn from at this maximum length."
-    longest = max(measured.lengths)
-    way_out = f"Raise it: the longest row has {longest:,} tokens (row {unlearnable[0].number} is the first without any)."
+    needed = sorted(measured.before)[len(rows) - 1 - math.floor(UNLEARNABLE_SHARE * len(rows))]
+    way_out = (
+        f"Set it above {needed:,}, so that nearly every row keeps some answer, or shorten the questions."
+    )
     return [Fault("train.max_length", str(measured.max_length), rule, way_out)]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 
 from jinja2 import TemplateError
@@ -45,7 +46,11 @@ class ChatTokenizer:
     @classmethod
     def from_folder(cls, folder: str | Path) -> ChatTokenizer:
         """From `tokenizer.json`, `tokenizer_config.json` and the chat template in it or beside it."""
-        folder = Path(folder)
+        path = Path(folder) / "tokenizer.json"
+        return _load(Path(folder), path.stat().st_mtime_ns if path.is_file() else 0)
+
+    @classmethod
+    def _read(cls, folder: Path) -> ChatTokenizer:
         config = _json(folder / "tokenizer_config.json")
         template = _template(folder, config)
         path = folder / "tokenizer.json"
@@ -96,10 +101,17 @@ class ChatTokenizer:
 
     def measure(
         self, conversations: list[list[Message]], max_length: int, assistant_only_loss: bool = True
-    ) -> list[tuple[int, int]]:
-        """(tokens uncut, tokens with loss within max_length) of each; the same as by `encode_all`, in less time."""
+    ) -> list[tuple[int, int, int]]:
+        """Of each: tokens uncut, learned tokens within max_length, tokens before the first learned one.
+
+        The same as by `encode_all`, in less time.
+        """
         return [
-            (len(found), sum(max(0, min(end, max_length) - start) for start, end in learned))
+            (
+                len(found),
+                sum(max(0, min(end, max_length) - start) for start, end in learned),
+                min((start for start, end in learned if end > start), default=len(found)),
+            )
             for _, found, learned in self._tokenise(conversations, assistant_only_loss)
         ]
 
@@ -242,6 +254,13 @@ def _template(folder: Path, config: dict) -> str:
             "Choose an instruction-tuned model: its name ends in -it.",
         )  # fmt: skip
     return template
+
+
+@lru_cache(
+    maxsize=2
+)  # Gemma's tokenizer takes more than a second to read; the page asks for it at every change
+def _load(folder: Path, changed_ns: int) -> ChatTokenizer:
+    return ChatTokenizer._read(folder)
 
 
 def _json(path: Path) -> dict:

@@ -62,9 +62,9 @@ def keep_upload(path: str | Path) -> Path:
     kept = hub.home() / "uploads" / f"{digest[:12]}-{stem}{suffix}"
     if kept.exists():
         return kept
+    partial = kept.with_name(f".{kept.name}.{os.getpid()}")
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        partial = kept.with_name(f".{kept.name}.{os.getpid()}")
         shutil.copyfile(path, partial)
         partial.replace(kept)
     except OSError as error:
@@ -72,6 +72,9 @@ def keep_upload(path: str | Path) -> Path:
             str(kept), error.strerror or error, "The upload cannot be kept on this disk.",
             "Free some space there, or set GEMMA_TUNE_HOME to a folder that can be written.",
         ) from None  # fmt: skip
+    finally:
+        if partial.exists():
+            partial.unlink()
     return kept
 
 

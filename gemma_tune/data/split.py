@@ -13,7 +13,7 @@ from dataclasses import replace
 from gemma_tune.config import RunConfig
 from gemma_tune.data.formats import all_rejected, convert, recognise
 from gemma_tune.data.rows import Prepared, Rejected, Row, Schema
-from gemma_tune.data.sources import HELD_OUT, is_example, read
+from gemma_tune.data.sources import EXAMPLE, HELD_OUT, HUB, is_example, read
 from gemma_tune.errors import DataError, Fault
 
 
@@ -89,7 +89,9 @@ def _validation_source(config: RunConfig) -> tuple[str, str]:
     data = config.data
     if not data.validation_source:
         return data.source, HELD_OUT
-    source, _, split_name = data.validation_source.partition("#")
+    source, split_name = data.validation_source, ""
+    if source.startswith((HUB, EXAMPLE)):  # the name of a file may hold a hash sign
+        source, _, split_name = source.partition("#")
     if is_example(source):
         split_name = split_name or (HELD_OUT if source == data.source else "train")
     split_name = split_name or data.split

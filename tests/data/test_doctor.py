@@ -1,5 +1,6 @@
 import json
 import math
+import re
 
 import pytest
 
@@ -50,7 +51,7 @@ def test_a_maximum_length_that_leaves_nothing_to_learn_is_a_fault(configured, wr
     )
     (fault,) = report.faults
     assert fault.where == "train.max_length" and fault.value == "16"
-    assert "No row keeps a token to learn from" in fault.rule and "Raise it" in fault.way_out
+    assert "No row keeps a token to learn from" in fault.rule and "Set it above" in fault.way_out
     assert len(report.unlearnable_rows) == 18 and report.steps_per_epoch == 0
 
 
@@ -63,7 +64,10 @@ def test_up_to_a_twentieth_of_unlearnable_rows_is_a_warning_and_more_a_fault(con
     assert few.unlearnable_rows[0].number == 100
     assert few.steps_per_epoch == 50  # of the 99 rows that are left
     most = check(configured(write("most.jsonl", [*many, *[long] * 6]), data, max_length=64))
-    assert "6 of 105 rows keep no token" in most.faults[0].rule and "row 100" in most.faults[0].way_out
+    assert "6 of 105 rows keep no token" in most.faults[0].rule
+    enough = int(re.search(r"Set it above (\d+)", most.faults[0].way_out)[1]) + 1
+    assert check(configured(write("most.jsonl", [*many, *[long] * 6]), data, max_length=enough - 1)).faults
+    assert not check(configured(write("most.jsonl", [*many, *[long] * 6]), data, max_length=enough)).faults
 
 
 def test_a_maximum_length_of_4_is_refused_by_the_configuration(configured):

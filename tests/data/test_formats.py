@@ -92,6 +92,11 @@ def test_an_implicit_prompt_is_all_that_both_sides_share():
     assert row.rejected_messages == turns("c", "y")[1:]
 
 
+def test_a_prompt_repeated_behind_a_system_turn_is_no_second_turn():
+    sides = {name: turns("a", name, system="s") for name in ("chosen", "rejected")}
+    assert one({"prompt": "a", **sides}).messages == turns("a", "chosen", system="s")
+
+
 def user(text):
     return {"role": "user", "content": text}
 

@@ -1,3 +1,5 @@
+import errno
+
 import pytest
 
 from gemma_tune import hub
@@ -14,6 +16,20 @@ def test_an_upload_is_kept_once_under_its_hash_and_a_safe_name(folder, tmp_path_
     assert keep_upload(upload) == kept and keep_upload(kept).read_bytes() == upload.read_bytes()
     assert [path.name for path in kept.parent.iterdir() if path.name.startswith(".")] == []
     assert len(read(str(kept)).rows) == 1
+
+
+def test_a_full_disk_is_told_and_leaves_nothing_behind(folder, tmp_path_factory, monkeypatch):
+    upload = tmp_path_factory.mktemp("browser") / "a.json"
+    upload.write_text("[]")
+
+    def fill(source, target):
+        target.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfile", fill)
+    with pytest.raises(DataError, match="cannot be kept.*No space left.*GEMMA_TUNE_HOME"):
+        keep_upload(upload)
+    assert list((folder / "uploads").iterdir()) == []
 
 
 def test_a_path_outside_the_allowed_roots_is_refused_with_the_way_out(folder, monkeypatch):

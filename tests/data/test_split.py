@@ -114,3 +114,11 @@ def test_the_note_on_an_encoding_becomes_a_warning(write):
     source = write("a.csv", "prompt,completion\nOlá,café\nb,c\nd,e\n".encode("cp1252"))
     (warning,) = prepare(configured(source)).warnings
     assert "Windows-1252" in warning.rule
+
+
+def test_a_csv_with_a_missing_column_is_refused_before_any_row_is(write):
+    source = write("a.csv", "instruction,input\nSay hello,\nSay bye,\n")
+    with pytest.raises(
+        DataError, match="a.csv: The column output is missing.*instruction, input.*data.columns.output"
+    ):
+        prepare(configured(source))

@@ -126,19 +126,17 @@ def create_run(config: RunConfig, start_key: str | None = None) -> RunFolder:
     run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{_slug(config.output.name)}-{secrets.token_hex(2)}"
     draft = root / f".{run_id}"  # renamed when whole: nobody ever sees half a run
     with said_plainly(root):
-        draft.mkdir(parents=True)
-        (draft / "config.yaml").write_text(config.to_yaml(complete=True), encoding="utf-8")
-        write_json(draft / "provenance.json", {"start_key": start_key or config.digest()} | gather(config))
-        with EventWriter(draft, f"app-{os.getpid()}") as writer:
-            writer.write(
-                "created",
-                run=run_id,
-                name=config.output.name,
-                model=config.model.id,
-                method=config.method.type,
-                source=config.data.source,
+        try:
+            draft.mkdir(parents=True)
+            (draft / "config.yaml").write_text(config.to_yaml(complete=True), encoding="utf-8")
+            write_json(
+                draft / "provenance.json", {"start_key": start_key or config.digest()} | gather(config)
             )
-        draft.rename(root / run_id)
+            _write_created(draft, run_id, config)
+            draft.rename(root / run_id)
+        except OSError:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
     return RunFolder(root / run_id)
 
 
@@ -224,6 +222,12 @@ def disk_error(path: Path, error: OSError) -> RunError:
 def _free_text(path: Path) -> str:
     existing = next(folder for folder in (path, *path.parents) if folder.exists())
     return f"{shutil.disk_usage(existing).free / 1e6:,.0f} MB free"
+
+
+def _write_created(draft: Path, run_id: str, config: RunConfig) -> None:
+    about = {"model": config.model.id, "method": config.method.type, "source": config.data.source}
+    with EventWriter(draft, f"app-{os.getpid()}") as writer:
+        writer.write("created", run=run_id, name=config.output.name, **about)
 
 
 def _created_ns(folder: RunFolder) -> int:

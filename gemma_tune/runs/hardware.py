@@ -14,7 +14,7 @@ CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")  # "quota period", or "max period"
 
 
 class Sampler:
-    """Takes samples. Guards the NVML session; `warning` says once why a GPU that was there can no longer be read."""
+    """Takes samples. Guards the NVML session; `warning` says once why a GPU cannot be read."""
 
     def __init__(self) -> None:
         self.warning: str | None = None
@@ -52,8 +52,10 @@ class Sampler:
             count = pynvml.nvmlDeviceGetCount()
             self._handles = [(index, pynvml.nvmlDeviceGetHandleByIndex(index)) for index in range(count)]
             self._nvml = pynvml
-        except pynvml.NVMLError:
+        except (pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded):
             self._handles = []  # no driver, no GPU: nothing to say
+        except pynvml.NVMLError as error:
+            self.warning = f"There is an NVIDIA driver, but its GPUs cannot be read: {error}."
 
     def _gpu(self, index: int, handle: Any) -> dict[str, Any]:
         nvml = self._nvml

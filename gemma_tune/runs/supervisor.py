@@ -177,9 +177,16 @@ class Supervisor:
     def fail(self, error: Exception) -> None:
         """A fault of ours. A worker that lives is left alone: the app adopts it."""
         if not self.processes():
-            message, way_out = f"The supervisor failed: {error}", f"See {self.folder.supervisor_log_path}."
-            ended = {"outcome": "failed", "exit_code": None, "cause": "bug", "log_tail": []}
-            self.say("ended", **ended, message=message, way_out=way_out)
+            self.folder.reserve_path.unlink(missing_ok=True)
+            self.say(
+                "ended",
+                outcome="failed",
+                exit_code=None,
+                cause="disk" if getattr(error, "errno", None) == 28 else "bug",
+                message=f"The supervisor failed: {error}",
+                way_out=f"See {self.folder.supervisor_log_path}.",
+                log_tail=[],
+            )
 
     def state(self) -> State:
         return fold(read_events(self.folder.events_path)[0])

@@ -79,3 +79,13 @@ def test_json_is_replaced_at_once_and_the_first_wins_where_asked(tmp_path):
     assert read_json(path) is None
     assert RunFolder(tmp_path).stop_mode() is None
     assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith(".")] == []
+
+
+def test_a_full_disk_leaves_no_half_run_behind(runs, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("gemma_tune.runs.folder.write_json", full)
+    with pytest.raises(RunError, match="disk is full"):
+        create_run(named())
+    assert list(runs.iterdir()) == []

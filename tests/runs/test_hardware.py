@@ -66,6 +66,13 @@ def test_a_gpu_that_falls_silent_is_told_once_and_stops_nothing(one_gpu, monkeyp
     assert sampler.warning is None
 
 
+def test_a_broken_driver_is_told_and_a_missing_one_is_not(one_gpu, monkeypatch):
+    monkeypatch.setattr(one_gpu, "nvmlInit", refuse(one_gpu.NVML_ERROR_LIB_RM_VERSION_MISMATCH))
+    assert "cannot be read" in hardware.Sampler().warning
+    monkeypatch.setattr(one_gpu, "nvmlInit", refuse(one_gpu.NVML_ERROR_LIBRARY_NOT_FOUND))
+    assert hardware.Sampler().warning is None
+
+
 def test_the_worker_gets_the_cpu_flag_only_without_gpu(one_gpu, monkeypatch):
     monkeypatch.delenv(launch.WORKER_COMMAND_VARIABLE, raising=False)
     assert "--cpu" not in launch.worker_command()

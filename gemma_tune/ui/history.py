@@ -47,8 +47,8 @@ def _row(folder) -> dict:
 
 
 def choices() -> list[tuple[str, str]]:
-    """Runs for a drop-down: name, state, time; newest first."""
-    return [(f"{row['name']} · {row['label'].lower()} · {row['when']}", row["run"]) for row in rows()]
+    """Runs for a drop-down: name and time; newest first."""
+    return [(f"{row['name']} · {row['when']}", row["run"]) for row in rows()]
 
 
 def table() -> gr.HTML:

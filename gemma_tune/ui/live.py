@@ -185,18 +185,17 @@ def _best(state: State) -> tuple[str, str]:
 
 
 def _memory(state: State) -> tuple[str, str]:
+    """What the run holds now; once it is over, the most that it held."""
     latest = state.hardware or {}
-    gpus = latest.get("gpus") or []
-    if gpus:
-        used, total = gpus[0]["memory_used_bytes"], gpus[0]["memory_total_bytes"]
-        return f"{used / 2**30:.1f} GiB", f"of {total / 2**30:.0f} GiB on the GPU"
-    used = latest.get("worker_rss_bytes")
-    if not used:
+    if not latest:
         return "–", "not measured yet"
-    return (
-        f"{used / 2**30:.1f} GiB",
-        f"of {latest.get('memory_total_bytes', 0) / 2**30:.0f} GiB",
-    )
+    gpus = latest.get("gpus") or []
+    total = gpus[0]["memory_total_bytes"] if gpus else latest["memory_total_bytes"]
+    held = [point[5] if gpus else point[3] for point in state.hardware_points]
+    held = [amount for amount in held if amount is not None]
+    used = (max(held) if state.is_over else held[-1]) if held else 0
+    words = "at most, " if state.is_over else ""
+    return f"{used / 2**30:.1f} GiB", f"{words}of {total / 2**30:.0f} GiB{' GPU' if gpus else ''}"
 
 
 def bars(state: State) -> list[dict]:

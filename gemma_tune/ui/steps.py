@@ -70,7 +70,7 @@ def _wire_model(tab: setup.SetUp, everything: list, quiet: dict) -> None:
     parts, form = tab.parts, tab.form
     chosen = [parts["own_model"], form.widgets["model.id"], parts["model_facts"]]
     gr.on(
-        [parts["model_choice"].input, parts["own_model"].change],
+        [parts["model_choice"].input, parts["own_model"].input],
         _choose_model, [parts["model_choice"], parts["own_model"]], chosen, api_name="choose_model", **quiet,
     ).then(lambda *raw: _recommend(form, raw), form.inputs, [*form.inputs, parts["lora_front"]],
            api_name="recommend_for_model", **quiet)  # fmt: skip

@@ -24,9 +24,13 @@ logger = logging.getLogger(__name__)
 
 
 def identity(pid: int) -> dict[str, Any]:
-    """What to write down in order to know this process again. Raises psutil.NoSuchProcess."""
+    """What to write down in order to know this process, or a child that has just ended, again."""
     process = psutil.Process(pid)
-    return {"pid": pid, "created": process.create_time(), "boot": _boot_id(), "cmdline": process.cmdline()}
+    try:
+        command = process.cmdline()
+    except psutil.ZombieProcess:
+        command = []
+    return {"pid": pid, "created": process.create_time(), "boot": _boot_id(), "cmdline": command}
 
 
 def is_alive(known: dict[str, Any] | None) -> bool:

@@ -111,7 +111,9 @@ class State:
     @property
     def remaining_seconds(self) -> float | None:
         """At the pace of the latest metrics events, pauses included. None: not known, or not training."""
-        if self.status != "training" or not self.max_steps or len(self.pace_points) < 2:
+        if self.status != "training" or self.trained_step is not None:
+            return None
+        if not self.max_steps or len(self.pace_points) < 2:
             return None
         first, last = self.pace_points[0], self.pace_points[-1]
         steps = last[1] - first[1]

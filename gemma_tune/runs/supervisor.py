@@ -29,9 +29,8 @@ from gemma_tune.runs.locks import try_lock
 from gemma_tune.runs.processes import descendants, end_processes, identity, is_alive, living, run_processes
 from gemma_tune.runs.state import State, fold
 
-KEEP_SECONDS = float(
-    os.environ.get("GEMMA_TUNE_KEEP_SECONDS", 600)
-)  # to finish the step, save and end by itself
+# A stop that keeps gives the worker so long to finish its step, save and end by itself.
+KEEP_SECONDS = float(os.environ.get("GEMMA_TUNE_KEEP_SECONDS", 600))
 TERM_SECONDS = float(os.environ.get("GEMMA_TUNE_TERM_SECONDS", 10))  # from SIGTERM to SIGKILL
 SAMPLE_SECONDS = 2.0
 POLL_SECONDS = 0.1
@@ -201,8 +200,12 @@ class Supervisor:
         return True
 
     def note(self, **fields: Any) -> None:
+        """Write process.json; without it the run's processes are still known by their environment."""
         self.record |= fields
-        write_json(self.folder.process_path, self.record)
+        try:
+            write_json(self.folder.process_path, self.record)
+        except OSError as error:
+            logger.error("process.json was not written: %s", error)
 
 
 def has_begun(state: State) -> bool:

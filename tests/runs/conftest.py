@@ -23,7 +23,7 @@ def children_find_the_package(monkeypatch):
 def home(tmp_path, monkeypatch):
     """An empty home; whatever still runs in it afterwards is ended."""
     monkeypatch.setenv("GEMMA_TUNE_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("GEMMA_TUNE_TERM_SECONDS", "1")
+    monkeypatch.setenv("GEMMA_TUNE_TERM_SECONDS", "0.5")
     monkeypatch.setenv("GEMMA_TUNE_KEEP_SECONDS", "5")
     monkeypatch.setattr(engine, "_free_bytes", lambda path: 10**12)
     yield tmp_path / "home"

@@ -74,7 +74,7 @@ def test_starting_twice_at_once_makes_one_run(home, fake_worker):
 
 def test_starting_from_several_processes_at_once_makes_one_run(home, fake_worker):
     fake_worker(*SLOW)
-    starters = [starter() for _ in range(4)]
+    starters = [starter() for _ in range(3)]
     assert len({process.communicate()[0] for process in starters}) == len(list_runs()) == 1
 
 
@@ -160,6 +160,12 @@ def test_a_worker_that_cannot_be_started_leaves_a_failed_run(home, monkeypatch):
     state = wait_over(RunFolder(home / "runs" / engine.start(named())))
     assert (state.outcome, state.cause) == ("failed", "bug")
     assert "/nowhere/python" in state.message
+
+
+def test_a_worker_that_ends_at_once_without_a_model_is_a_failed_run(home, monkeypatch):
+    monkeypatch.setenv("GEMMA_TUNE_WORKER_COMMAND", json.dumps(["/bin/true"]))
+    state = wait_over(RunFolder(home / "runs" / engine.start(named())))
+    assert (state.outcome, state.cause, state.exit_code) == ("failed", "bug", 0)
 
 
 def test_the_token_reaches_the_worker_and_no_file_or_command_line(home, monkeypatch):
@@ -347,6 +353,18 @@ def test_a_run_that_was_saved_before_everything_died_is_finished(begin):
 def test_a_run_that_was_made_but_never_started_is_lost(home):
     (home / "runs").mkdir(parents=True)
     assert engine.reconcile(create_run(named()).id).outcome == "lost"
+
+
+def test_a_run_whose_supervisor_dies_while_it_waits_is_lost_and_waits_again_when_resumed(begin):
+    first, second = begin(*SLOW), begin("--steps", "1", name="another")
+    wait_for(lambda: engine.read_state(second.id).behind)
+    kill(supervisor_of(second))
+    assert engine.reconcile(second.id).outcome == "lost"
+    engine.resume(second.id)
+    assert wait_for(lambda: engine.read_state(second.id).behind) == first.id
+    assert len(list((first.home / "queue").glob("[0-9]*"))) == 1  # the ticket of the dead one is gone
+    engine.stop(first.id, now=True)
+    assert wait_over(second).outcome == "finished"
 
 
 def test_a_lost_twin_does_not_hinder_a_new_start(begin):

@@ -48,13 +48,13 @@ STARTED = ("started", {"attempt": 1, "resume_step": 0, "pid": 7})
 ENDED = ("ended", {"outcome": "stopped", "exit_code": 0, "log_tail": ["a"]})
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(EVENTS, EVENTS)
 def test_folding_in_two_parts_is_folding_at_once(first, second):
     assert fold(first + second) == fold(second, fold(first))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(EVENTS)
 def test_a_fold_changes_neither_its_events_nor_its_state(events):
     before, state = json.dumps(events), fold(events[:5])
@@ -64,7 +64,7 @@ def test_a_fold_changes_neither_its_events_nor_its_state(events):
     assert state == copy
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(EVENTS, EVENTS)
 def test_unknown_kinds_and_fields_change_nothing(events, others):
     unknown = [{**event, "kind": "tomorrow"} for event in others]

@@ -222,11 +222,13 @@ def _set_warnings(prepared: Prepared, config: RunConfig) -> list[Fault]:
         warnings.append(
             Fault(f"{source} row {marked.number}", "", rule, "Take them out: turns are marked for you.")
         )
-    if not prepared.validation:
+    if prepared.train and not prepared.validation:
+        share = config.data.validation_fraction
         rule = "There are no validation rows, so nothing shows whether the model learns or memorises."
-        warnings.append(
-            Fault("data.validation_fraction", str(config.data.validation_fraction), rule, "Set it to 0.1.")
+        way_out = (
+            "Add rows: there are too few different ones to hold any back." if share else "Set it to 0.1."
         )
+        warnings.append(Fault("data.validation_fraction", str(share), rule, way_out))
     return warnings
 
 

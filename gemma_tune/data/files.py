@@ -9,6 +9,7 @@ import csv
 import hashlib
 import io
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -133,6 +134,10 @@ def _json_array(text: str, where: str, limit: int | None) -> _Parsed:
         ) from None
     except json.JSONDecodeError as error:
         raise _broken_json(text, where, error) from None
+    except ValueError as error:  # a number of more digits than Python reads
+        raise DataError.at(
+            where, shown(text), f"The JSON cannot be read: {error}.", "Put it in quotes."
+        ) from None
     parsed = _Parsed()
     for number, value in enumerate(values, 1):
         parsed.add(number, value)
@@ -176,7 +181,8 @@ def _skip(text: str, position: int) -> int:
 
 def _json_object_or_lines(text: str, suffix: str, where: str, limit: int | None, notes: list[str]) -> _Parsed:
     """A file that begins with {: JSONL whatever its name, or a single object, which is refused."""
-    lines = suffix in (".jsonl", ".ndjson")
+    if suffix in (".jsonl", ".ndjson"):
+        return _json_lines(text, limit)
     try:
         value = json.loads(text)
     except RecursionError:
@@ -184,13 +190,12 @@ def _json_object_or_lines(text: str, suffix: str, where: str, limit: int | None,
             where, shown(text), "The JSON is nested too deeply.", "Write one flat object per line."
         ) from None
     except json.JSONDecodeError as error:
-        if not lines and not _is_object(text.lstrip().split("\n", 1)[0]):
+        if not _is_object(text.lstrip().split("\n", 1)[0]):
             raise _broken_object(where, text, error) from None
-        if not lines:
-            notes.append("Read as JSONL, one row per line, whatever its name says.")
+        notes.append("Read as JSONL, one row per line, whatever its name says.")
         return _json_lines(text, limit)
-    if lines and "\n" not in text.strip():
-        return _json_lines(text, limit)  # JSONL with a single row
+    except ValueError:  # a number of more digits than Python reads; the line of it is told
+        return _json_lines(text, limit)
     inside = [
         key for key, rows in value.items() if isinstance(rows, list) and rows and isinstance(rows[0], dict)
     ]
@@ -230,6 +235,8 @@ def _json_lines(text: str, limit: int | None) -> _Parsed:
         except json.JSONDecodeError as error:
             rule = f"The line is not valid JSON: {error.msg} at column {error.colno}."
             parsed.reject(number, line, rule, "Write one whole object per line.")
+        except ValueError as error:  # a number of more digits than Python reads
+            parsed.reject(number, line, f"The line cannot be read: {error}.", "Put the number in quotes.")
         else:
             parsed.add(number, value)
         if parsed.full(limit):
@@ -248,7 +255,7 @@ def _csv(text: str, suffix: str, where: str, limit: int | None, notes: list[str]
         raise DataError.at(
             f"{where} line 1", shown(text), f"The header cannot be read: {error}.", "Close every quote in it."
         ) from None
-    twice = sorted({name for name in header if header.count(name) > 1})
+    twice = sorted(name for name, count in Counter(header).items() if count > 1)
     if twice or "" in header:
         raise DataError.at(
             f"{where} line 1", ", ".join(header),

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from gemma_tune.data.converters import CONVERTERS
 from gemma_tune.data.rows import Rejected, Row, RowFault, Schema, Table
 from gemma_tune.data.turns import looks_like_turns
-from gemma_tune.errors import DataError, Fault
+from gemma_tune.errors import DataError, Fault, shown
 
 SAMPLE_ROWS = 50
 REASONS_SHOWN = 3
+COLUMNS_SHOWN = 12
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def _fit(name: str, table: Table, columns: Mapping[str, str]) -> Schema | None:
     because = ", ".join(ours if ours == theirs else f"{theirs} as {ours}" for ours, theirs in chosen.items())
     how = "mapped by hand" if columns else "recognised by its columns"
     unused = [column for column in table.columns if column not in chosen.values()]
-    why = f"{how}: {because}." + (f" Not used: {', '.join(unused[:8])}." if unused else "")
+    why = f"{how}: {because}." + (f" Not used: {', '.join(unused[:COLUMNS_SHOWN])}." if unused else "")
     # Turns and pairs are sure signs; a pair of plain text columns may mean something else.
     sure = 1.0 if columns or name != "prompt_completion" else 0.9
     return Schema(name, chosen, why[0].upper() + why[1:], max(0.05, round(sure * share - 0.1 * guesses, 2)))
@@ -173,7 +174,7 @@ def _no_fit(table: Table, names: list[str]) -> Fault:
     names = names or list(FORMATS)
     nearest = min(names, key=lambda name: len(missing(name)) / len(FORMATS[name].needs))
     lacks = missing(nearest)
-    columns = ", ".join(table.columns)
+    columns = shown(", ".join(table.columns))
     if not lacks:
         return Fault(
             table.source, columns, f"No row holds a list of turns in the column for the schema {nearest}.",
@@ -195,4 +196,6 @@ def _overview() -> str:
 
 def _near(name: str, columns: list[str]) -> str:
     near = difflib.get_close_matches(name, columns, n=1)
-    return (f"Did you mean {near[0]}? " if near else "") + f"There are: {', '.join(columns)}."
+    return (
+        f"Did you mean {near[0]}? " if near else ""
+    ) + f"There are: {', '.join(columns[:COLUMNS_SHOWN])}{', …' if len(columns) > COLUMNS_SHOWN else ''}."

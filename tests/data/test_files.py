@@ -1,6 +1,7 @@
 """Section 8 of the journey: each bad file names where, the value, the rule and the way out."""
 
 import json
+import time
 
 import pytest
 
@@ -38,6 +39,7 @@ def fault_of(source: str):
         ("a.json", '{"a": 1', "a.json line 1, column 8", '{"a": 1', "not valid JSON", "array"),
         ("a.json", "hello there", "a.json", "hello there", "is neither", "begins with ["),
         ("a.json", "[" * 10_000, "a.json", "[[[", "nested too deeply", "flat"),
+        ("a.json", f'[{{"a": {"9" * 5000}}}]', "a.json", '[{"a": 99', "cannot be read: Exceeds", "quotes"),
         ("a.csv", b"PK\x03\x04rest", "a.csv", "PK", "Excel or zip", "UTF-8"),
         ("a.json", b"\x00\x01\x02", "a.json", "x00", "not text", "UTF-8"),
         ("a.csv", "a,a\n1,2\n", "a.csv line 1", "a, a", "twice: a", "Name the columns"),
@@ -59,6 +61,7 @@ def test_a_missing_file_says_so(folder):
 
 def test_lines_of_jsonl_that_cannot_be_read_are_rejected_with_their_number(write):
     lines = [json.dumps(ROW), "{broken", "", "[1, 2]", json.dumps(ROW), '{"instruction": "cut o']
+    assert "cannot be read" in read(write("b.jsonl", f'{{"a": {"9" * 5000}}}')).rejected[0].rule
     table = read(write("a.jsonl", "\n".join(lines)))
     assert [number for number, _ in table.rows] == [1, 5]
     assert [(one.number, one.rule) for one in table.rejected] == [
@@ -123,6 +126,18 @@ def test_the_delimiter_of_a_csv_is_found(write, delimiter):
 
 def test_a_cell_may_be_longer_than_pythons_usual_limit(write):
     assert len(read(write("a.csv", f"a,b\n{'x' * 300_000},y\n")).rows[0][1]["a"]) == 300_000
+
+
+def test_a_csv_may_have_very_many_columns(write):
+    wide = ",".join(f"c{number}" for number in range(50_000))
+    begun = time.monotonic()
+    assert len(read(write("a.csv", f"{wide}\n{wide}\n")).columns) == 50_000
+    assert time.monotonic() - begun < 10
+
+
+def test_a_line_that_is_nested_too_deeply_is_rejected_alone(write):
+    table = read(write("a.jsonl", '{"a":' * 10_000 + "\n" + json.dumps(ROW)))
+    assert table.rows == [(2, ROW)] and "nested too deeply" in table.rejected[0].rule
 
 
 def test_the_fingerprint_is_that_of_the_bytes_and_limit_reads_the_first_rows(write):

@@ -34,7 +34,7 @@ __all__ = [
 
 TIMEOUT_SECONDS = 5.0
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json")
-_MODEL_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_MODEL_ID = re.compile(r"(?=.{3,96}$)[A-Za-z0-9][\w.-]*/[\w.-]+")  # the Hub allows 96 characters
 _PRIVATE_FIELD = re.compile(r"_.*_internal")
 
 
@@ -84,6 +84,7 @@ def check_path(path: str | Path, where: str) -> Path:
     """The path resolved, links included. ConfigError where it lies under none of the allowed roots."""
     try:
         resolved = Path(path).expanduser().resolve()
+        resolved.exists()  # a name that is too long is told here
     except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError.at(where, path, f"This is not a path: {error}.", "Name a file or folder.") from None
     if any(resolved.is_relative_to(root) for root in allowed_roots()):
@@ -148,7 +149,7 @@ def local_folder(model_id: str) -> Path | None:
     """The folder that an id names: Pocket Gemma's, or a path; None for an id of the Hub."""
     if model_id == catalog.POCKET_ID:
         return Path(catalog.local_path(model_id))
-    looks_local = model_id.startswith(("/", "./", "../", "~")) or os.sep + "." in model_id
+    looks_local = model_id.startswith(("/", "./", "../", "~"))
     if looks_local or (not _MODEL_ID.fullmatch(model_id)) or Path(model_id).is_dir():
         folder = check_path(model_id, "model.id")
         if not folder.is_dir():

@@ -129,6 +129,10 @@ def test_a_folder_without_or_with_a_broken_config_is_refused(model, folder):
 def test_what_is_neither_folder_nor_id_is_refused(folder):
     assert "neither a folder nor an id" in fault_of(ModelError, str(folder / "none")).rule
     assert "outside" in fault_of(ConfigError, "/etc").rule
+    assert "neither" in fault_of(ModelError, "gemma-3-1b-it").rule
+    for strange in (f"me/{'x' * 300}", "me/\0", "🐈"):
+        with pytest.raises((ConfigError, ModelError)):
+            hub.inspect_model(strange)
     assert "outside" in fault_of(ConfigError, "../../../../etc").rule
 
 

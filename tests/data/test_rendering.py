@@ -1,6 +1,8 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_tokenizer import build_tokenizer, trl_template
 
 from gemma_tune.data.rendering import NOT_LEARNED, ChatTokenizer, fold_system
@@ -109,6 +111,21 @@ def test_a_template_cannot_reach_python(gemma3_folder, tmp_path):
     tokenizer = ChatTokenizer.from_folder(build_tokenizer(tmp_path, evil))
     with pytest.raises(ModelError, match="refuses"):
         tokenizer.render(CHATS[0])
+
+
+texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20).filter(str.strip)
+
+
+@given(st.lists(st.tuples(texts, texts), min_size=1, max_size=3), st.integers(1, 60))
+def test_whatever_the_text_the_answers_and_only_they_are_learned(gemma3, pairs, max_length):
+    messages = chat(*(text for pair in pairs for text in pair))
+    found = gemma3.encode(messages)
+    pieces = gemma3.pieces(messages, 100_000)
+    assert "".join(text for text, _ in pieces) == found.text
+    learned = [text for text, kind in pieces if kind == "learned"]
+    assert learned == [f"{answer.strip()}<end_of_turn>\n" for _, answer in pairs]
+    count = sum(label != NOT_LEARNED for label in found.labels[:max_length])
+    assert gemma3.measure([messages], max_length) == [(len(found.ids), count, _before(found.labels))]
 
 
 @pytest.mark.training

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 from live_runs import (
@@ -119,16 +120,34 @@ def test_a_home_that_cannot_be_written_is_said_with_a_way_out(tmp_path, monkeypa
             engine.start(named())
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_run_folder_without_write_permission_is_said_with_a_way_out(begin):
-    folder = begin("--steps", "1", "--exit", "1")
-    wait_over(folder)
-    folder.path.chmod(0o500)
+@contextmanager
+def without_write_permission(path):
+    """For root, who may write everywhere, a read-only mount."""
+    if os.geteuid() != 0:
+        path.chmod(0o500)
+        try:
+            yield
+        finally:
+            path.chmod(0o700)
+        return
+    if subprocess.run(["mount", "--bind", path, path], capture_output=True).returncode:
+        pytest.skip("root cannot be refused here")
+    subprocess.run(["mount", "-o", "remount,ro,bind", path], check=True)
     try:
-        with pytest.raises(RunError, match="write permission"):
-            engine.resume(folder.id)
+        yield
     finally:
-        folder.path.chmod(0o700)
+        subprocess.run(["umount", path], check=True)
+
+
+def test_a_run_folder_without_write_permission_is_said_with_a_way_out(begin):
+    over, live = begin("--steps", "1", "--exit", "1"), begin(*SLOW, name="another")
+    wait_over(over)
+    wait_for_step(live)
+    for folder, action in ((over, engine.resume), (live, engine.stop), (over, engine.delete_run)):
+        with without_write_permission(folder.path), pytest.raises(RunError, match="write permission"):
+            action(folder.id)
+    assert engine.read_state(over.id).outcome == "failed"
+    assert engine.read_state(live.id).status == "training"
 
 
 def test_a_nearly_full_disk_is_refused_before_anything_is_made(home, monkeypatch):

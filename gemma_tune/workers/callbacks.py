@@ -34,6 +34,8 @@ class StoppedNow(Exception):
 class NanLossError(RunError):
     """The loss or its gradient is no longer a number."""
 
+    cause = "nan_loss"  # of the event
+
 
 class EventCallback(TrainerCallback):
     """Writes plan, metrics, evaluated and checkpoint events, and ends the run where a number is none.
@@ -129,8 +131,7 @@ class StopCallback(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         if stop_mode(self._run):
-            self._keep(control)
-            control.should_evaluate = False
+            self._keep(control)  # a validation that is due still begins: it draws from the random numbers
             control.should_log = True
         return control
 

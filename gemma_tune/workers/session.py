@@ -9,7 +9,9 @@ import shutil
 from functools import partial
 from pathlib import Path
 
+import datasets
 import torch
+import transformers
 from accelerate import PartialState
 from transformers import TrainerState
 from trl.trainer.utils import add_fused_lm_head
@@ -29,6 +31,7 @@ ROWS_NAMED = 5  # in a warning
 
 def work(job: Job) -> None:
     """Raises GemmaTuneError, and callbacks.StoppedNow."""
+    _quiet()
     state = PartialState(cpu=not torch.cuda.is_available())
     state.wait_for_everyone()  # until the first rank has written the rows
     chat = ChatTokenizer.from_folder(
@@ -211,6 +214,12 @@ def _is_trained(checkpoint: Path | None) -> bool:
 
 def _step_of(checkpoint: Path | None) -> int:
     return int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+
+
+def _quiet() -> None:
+    """Progress bars have no place in a log."""
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
 
 
 def _free_memory() -> None:

@@ -33,6 +33,7 @@ class Trainer(SFTTrainer):
         try:
             return super().evaluate(*args, **kwargs)
         except ValidationStopped:
+            self.control.should_evaluate = False
             self.model.train()
             return {}
 

@@ -2,10 +2,15 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from gemma_tune import config
-from gemma_tune.runs.folder import RunFolder, create_run, read_json
-from tests.workers import tiny
+from gemma_tune.runs.folder import RunFolder, create_run
+from gemma_tune.workers import callbacks
+
+from . import tiny
+
+torch.set_num_threads(1)  # tests share the machine, and the models are tiny
 
 
 @pytest.fixture(autouse=True)
@@ -69,4 +74,18 @@ def ask_to_stop(run: RunFolder, mode: str = "keep") -> None:
     run.stop_path.write_text(json.dumps({"mode": mode}))
 
 
-__all__ = ["ask_to_stop", "events_of", "losses_of", "read_json"]
+@pytest.fixture
+def stop_at(monkeypatch: pytest.MonkeyPatch):
+    """Writes the stop file when the given step ends, before the worker looks."""
+
+    def arrange(run: RunFolder, step: int, mode: str = "keep") -> None:
+        looks = callbacks.StopCallback.on_step_end
+
+        def ask_and_look(self, args, state, control, **kwargs):
+            if state.global_step == step:
+                ask_to_stop(run, mode)
+            return looks(self, args, state, control, **kwargs)
+
+        monkeypatch.setattr(callbacks.StopCallback, "on_step_end", ask_and_look)
+
+    return arrange

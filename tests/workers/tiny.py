@@ -36,7 +36,10 @@ def conversations() -> list[list[dict]]:
     return [
         [
             {"role": "user", "content": f"What colour is the {thing} number {number}?"},
-            {"role": "assistant", "content": f"The {thing} is {COLOURS[(number + len(thing)) % len(COLOURS)]}."},
+            {
+                "role": "assistant",
+                "content": f"The {thing} is {COLOURS[(number + len(thing)) % len(COLOURS)]}.",
+            },
         ]
         for number in range(8)
         for thing in THINGS

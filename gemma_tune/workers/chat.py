@@ -1,0 +1,186 @@
+"""The chat worker: `python -m gemma_tune.workers.chat RUN_DIR [--checkpoint FOLDER]`, JSON lines on stdin and stdout.
+
+It holds the base and the run's result, and answers each prompt as both. Its end frees their memory; it ends with its
+standard input, so it never outlives the app. `gemma_tune.runs.chat` is its client and says what the lines hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import queue
+import sys
+import threading
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import TextIO
+
+import torch
+
+from gemma_tune import hub
+from gemma_tune.data.rendering import ChatTokenizer
+from gemma_tune.errors import ConfigError, Fault, GemmaTuneError, ModelError, shown
+from gemma_tune.runs.chat import Sampling
+from gemma_tune.runs.checkpoints import complete_checkpoints, is_complete
+from gemma_tune.runs.folder import RunFolder
+from gemma_tune.workers import modeling
+from gemma_tune.workers.decoding import Done, InTurn, MixedBatch, answers
+
+log = logging.getLogger("gemma_tune.workers.chat")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--checkpoint", type=Path)
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    wire = Wire(_own_stdout())
+    try:
+        chat = Chat(
+            RunFolder(options.run_dir.resolve()), options.checkpoint, os.environ.get("HF_TOKEN") or None
+        )
+    except GemmaTuneError as error:
+        wire.send("error", faults=[fault.as_dict() for fault in error.faults])
+        return 3
+    wire.send("ready", tuned=chat.tuned_path.name, mixed=chat.mixed, device=str(chat.device))
+    while True:
+        request = wire.requests.get()
+        try:
+            chat.answer(request, wire)
+        except GemmaTuneError as error:
+            wire.send("error", id=request["id"], faults=[fault.as_dict() for fault in error.faults])
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            fault = Fault("memory", shown(str(error)), "The answer does not fit into memory.",
+                          "Ask for fewer tokens or a shorter conversation.")  # fmt: skip
+            wire.send("error", id=request["id"], faults=[fault.as_dict()])
+
+
+class Wire:
+    """The two pipes. A thread reads requests, so that a stop is heard while an answer is being made."""
+
+    def __init__(self, out: TextIO) -> None:
+        self.requests: queue.Queue[dict] = queue.Queue()
+        self._out = out
+        self._stopped_id = 0
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def send(self, kind: str, **fields: object) -> None:
+        self._out.write(json.dumps({"kind": kind} | fields) + "\n")
+        self._out.flush()
+
+    def is_stopped(self, request_id: int) -> bool:
+        return request_id <= self._stopped_id
+
+    def _read(self) -> None:
+        for line in sys.stdin:
+            message = json.loads(line)
+            if message["kind"] == "stop":
+                self._stopped_id = message["id"]
+            else:
+                self.requests.put(message)
+        os._exit(0)  # the other end is gone: nobody waits for an answer, or for a model still being loaded
+
+
+class Chat:
+    """Base and tuned model in memory. Raises ModelError where they cannot be held."""
+
+    def __init__(self, run: RunFolder, checkpoint: Path | None, token: str | None) -> None:
+        config = run.config()
+        revision = run.provenance().get("model_revision", config.model.revision)
+        facts = hub.inspect_model(config.model.id, revision, token)
+        base_path = modeling.fetch(facts, token)
+        self.tuned_path = tuned_folder(run, checkpoint)
+        dtype = modeling.weights_dtype(config.model.dtype)
+        self._chat = ChatTokenizer.from_folder(self.tuned_path)
+        if config.method.type == "lora":
+            modeling.refuse_too_large([base_path], dtype)
+            model = modeling.load_adapter(modeling.load_model(base_path, dtype), self.tuned_path)
+            self.mixed = not any(adapter.use_dora for adapter in model.peft_config.values())
+            self._models = (
+                MixedBatch(model) if self.mixed else InTurn([model] * 2, [model.disable_adapter, nullcontext])
+            )
+        else:
+            modeling.refuse_too_large([base_path, self.tuned_path], dtype)
+            model, tuned = (modeling.load_model(path, dtype) for path in (base_path, self.tuned_path))
+            self.mixed, self._models = False, InTurn([model, tuned])
+        self.device = model.device
+        self._context_tokens = model.config.max_position_embeddings
+        self._end_ids = set(self._chat.end_ids) | _listed(model.generation_config.eos_token_id)
+
+    def answer(self, request: dict, wire: Wire) -> None:
+        """Streams both columns. Raises ConfigError where messages or sampling cannot be used."""
+        request_id = request["id"]
+        sampling = Sampling.of(request["sampling"])
+        prompt_ids = self._prompt_ids(request["messages"])
+        room = self._context_tokens - len(prompt_ids)
+        sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))
+        stopped = partial(wire.is_stopped, request_id)
+        for found in answers(self._models, self._chat, prompt_ids, sampling, self._end_ids, stopped):
+            wire.send("done" if isinstance(found, Done) else "piece", id=request_id, **asdict(found))
+        self._models.begin()  # lets go of the cache
+        wire.send("answered", id=request_id, prompt_tokens=len(prompt_ids))
+
+    def _prompt_ids(self, messages: list[dict]) -> list[int]:
+        _check_turns(messages)
+        ids = self._chat.encode_prompt(messages)
+        if len(ids) >= self._context_tokens:
+            raise ConfigError.at(
+                "prompt", f"{len(ids):,} tokens",
+                f"The model's context holds {self._context_tokens:,} tokens, the answer included.",
+                "Shorten the prompt or clear the conversation.",
+            )  # fmt: skip
+        return ids
+
+
+def tuned_folder(run: RunFolder, checkpoint: Path | None) -> Path:
+    """What is compared with the base: the named checkpoint, else the result, else the last whole checkpoint."""
+    if checkpoint is not None:
+        path = (run.path / checkpoint).resolve()
+        if path.parent != run.checkpoints_dir or not is_complete(path):
+            raise ModelError.at(
+                "checkpoint",
+                str(checkpoint),
+                "This is not a whole checkpoint of the run.",
+                "Choose another one.",
+            )
+        return path
+    if run.model_dir.is_dir():
+        return run.model_dir
+    if whole := complete_checkpoints(run.path):
+        return whole[-1][1]
+    raise ModelError.at(
+        "run", run.id, "The run has neither a model nor a whole checkpoint yet.",
+        "Let it train until its first checkpoint, or stop and keep it.",
+    )  # fmt: skip
+
+
+def _check_turns(messages: list[dict]) -> None:
+    """Gemma's templates know an optional system text, then user and assistant in turn."""
+    roles = [message["role"] for message in messages]
+    turns = roles[1:] if roles[:1] == ["system"] else roles
+    if turns != [("user", "assistant")[index % 2] for index in range(len(turns))] or len(turns) % 2 == 0:
+        raise ConfigError.at(
+            "messages", ", ".join(roles), "User and assistant take turns, and the last word is the user's.",
+            "Clear the conversation and ask again.",
+        )  # fmt: skip
+
+
+def _listed(ids: int | list[int] | None) -> set[int]:
+    return set() if ids is None else {ids} if isinstance(ids, int) else set(ids)
+
+
+def _own_stdout() -> TextIO:
+    """The pipe to the client for us alone: whatever a library prints goes to the log."""
+    own = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return own
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -28,10 +28,14 @@ class ModelCard:
     family: str
     model_type: str
     parameters: int
-    layers: int
     hidden_size: int
-    context_tokens: int
+    layers: int
+    intermediate_size: int
+    heads: int
+    key_value_heads: int
+    head_dim: int
     vocabulary_tokens: int
+    context_tokens: int
     bytes_on_disk: int
     licence: str = "Gemma Terms of Use"
     licence_url: str = GEMMA_TERMS
@@ -60,42 +64,34 @@ _SMALL = {
 }
 
 
-def _gemma2(size: str, parameters: float, layers: int, hidden: int) -> ModelCard:
-    return ModelCard(
-        id=f"google/gemma-2-{size.lower()}-it",
-        label=f"Gemma 2 {size}",
-        family="Gemma 2",
-        model_type="gemma2",
-        parameters=round(parameters * 1e9),
-        layers=layers,
-        hidden_size=hidden,
-        context_tokens=8_192,
-        vocabulary_tokens=256_000,
-        bytes_on_disk=round(parameters * 2e9),
-        system_role=_GEMMA2_SYSTEM,
-        traps=_GEMMA2_TRAPS,
-        recommended=_SMALL,
-    )
-
-
-def _gemma3(
-    size: str, parameters: float, layers: int, hidden: int, context: int, vision: float = 0
+def _google(
+    family: str, size: str, model_type: str, parameters: int, shape: tuple, vision: int = 0, **more
 ) -> ModelCard:
+    """`shape`: hidden size, layers, intermediate size, heads, key-value heads, head dimension, vocabulary, context."""
+    hidden, layers, intermediate, heads, key_value_heads, head_dim, vocabulary, context = shape
     return ModelCard(
-        id=f"google/gemma-3-{size.lower()}-it",
-        label=f"Gemma 3 {size}",
-        family="Gemma 3",
-        model_type="gemma3" if vision else "gemma3_text",
-        parameters=round(parameters * 1e9),
-        layers=layers,
+        id=f"google/{family.lower().replace(' ', '-')}-{size.lower()}-it",
+        label=f"{family} {size}",
+        family=family,
+        model_type=model_type,
+        parameters=parameters,
         hidden_size=hidden,
+        layers=layers,
+        intermediate_size=intermediate,
+        heads=heads,
+        key_value_heads=key_value_heads,
+        head_dim=head_dim,
+        vocabulary_tokens=vocabulary,
         context_tokens=context,
-        vocabulary_tokens=262_144,
-        bytes_on_disk=round((parameters + vision) * 2e9),
-        traps=_GEMMA3_VISION if vision else (),
+        bytes_on_disk=2 * (parameters + vision),
         recommended=_SMALL,
+        **more,
     )
 
+
+_VISION = 419_800_000  # parameters of Gemma 3's vision tower and projector, about; loaded by none of ours
+_GEMMA2 = {"system_role": _GEMMA2_SYSTEM, "traps": _GEMMA2_TRAPS}
+_GEMMA3_LARGE = {"vision": _VISION, "traps": _GEMMA3_VISION}
 
 MODELS: dict[str, ModelCard] = {
     card.id: card
@@ -105,12 +101,16 @@ MODELS: dict[str, ModelCard] = {
             label="Pocket Gemma",
             family="Pocket Gemma",
             model_type="gemma3_text",
-            parameters=3_200_000,
-            layers=6,
+            parameters=3_102_144,
             hidden_size=192,
+            layers=6,
+            intermediate_size=640,
+            heads=3,
+            key_value_heads=1,
+            head_dim=64,
+            vocabulary_tokens=1_536,
             context_tokens=1_024,
-            vocabulary_tokens=2_048,
-            bytes_on_disk=6_500_000,
+            bytes_on_disk=6_212_928,
             licence="Apache-2.0, shipped with Gemma Tune",
             licence_url="https://www.apache.org/licenses/LICENSE-2.0",
             gated=False,
@@ -130,14 +130,46 @@ MODELS: dict[str, ModelCard] = {
                 },
             },
         ),
-        _gemma3("270M", 0.268, 18, 640, 32_768),
-        _gemma3("1B", 1.0, 26, 1152, 32_768),
-        _gemma3("4B", 3.88, 34, 2560, 131_072, vision=0.42),
-        _gemma3("12B", 11.77, 48, 3840, 131_072, vision=0.42),
-        _gemma3("27B", 27.0, 62, 5376, 131_072, vision=0.42),
-        _gemma2("2B", 2.61, 26, 2304),
-        _gemma2("9B", 9.24, 42, 3584),
-        _gemma2("27B", 27.2, 46, 4608),
+        _google("Gemma 3", "270M", "gemma3_text", 268_098_176, (640, 18, 2048, 4, 1, 256, 262_144, 32_768)),
+        _google("Gemma 3", "1B", "gemma3_text", 999_885_952, (1152, 26, 6912, 4, 1, 256, 262_144, 32_768)),
+        _google(
+            "Gemma 3",
+            "4B",
+            "gemma3",
+            3_880_263_168,
+            (2560, 34, 10240, 8, 4, 256, 262_208, 131_072),
+            **_GEMMA3_LARGE,
+        ),
+        _google(
+            "Gemma 3",
+            "12B",
+            "gemma3",
+            11_766_034_176,
+            (3840, 48, 15360, 16, 8, 256, 262_208, 131_072),
+            **_GEMMA3_LARGE,
+        ),
+        _google(
+            "Gemma 3",
+            "27B",
+            "gemma3",
+            27_009_346_304,
+            (5376, 62, 21504, 32, 16, 128, 262_208, 131_072),
+            **_GEMMA3_LARGE,
+        ),
+        _google(
+            "Gemma 2", "2B", "gemma2", 2_614_341_888, (2304, 26, 9216, 8, 4, 256, 256_000, 8_192), **_GEMMA2
+        ),
+        _google(
+            "Gemma 2", "9B", "gemma2", 9_241_705_984, (3584, 42, 14336, 16, 8, 256, 256_000, 8_192), **_GEMMA2
+        ),
+        _google(
+            "Gemma 2",
+            "27B",
+            "gemma2",
+            27_227_128_320,
+            (4608, 46, 36864, 32, 16, 128, 256_000, 8_192),
+            **_GEMMA2,
+        ),
     )
 }
 

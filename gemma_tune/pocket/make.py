@@ -15,7 +15,7 @@ from . import MODEL_DIR
 from .text import Document, documents
 from .tokenizer import VOCABULARY_TOKENS, train_tokenizer
 
-STEPS = 4000
+STEPS = 2400
 ROWS = 8  # per step
 ROW_TOKENS = 256
 LEARNING_RATE = 4e-3

@@ -65,16 +65,24 @@ def reading(rng: Random) -> Turn:
 
 
 def names(rng: Random, count: int) -> list[str]:
-    return rng.sample(NAMES, count)
+    """Different names; one in eight is invented, so that copying does not stop at known words."""
+    return [invented(rng) if rng.random() < 0.12 else name for name in rng.sample(NAMES, count)]
+
+
+def invented(rng: Random) -> str:
+    """A name of two or three syllables that hardly comes again."""
+    syllables = [rng.choice("bdfgklmnprstvz") + rng.choice("aeiou") for _ in range(rng.choice([2, 2, 3]))]
+    return "".join(syllables).capitalize()
 
 
 def _buys(rng: Random):
     name, thing, place, colour = (
-        rng.choice(NAMES),
+        names(rng, 1)[0],
         rng.choice(OBJECTS),
         rng.choice(PLACES),
         rng.choice(COLOURS),
     )
+    elsewhere = rng.choice([other for other in PLACES if other != place])
     number = rng.randint(2, 20)
     verb = rng.choice(["buy", "find", "see", "sell", "count", "want"])
     things, time = f"{number} {colour} {plural(thing)}", rng.choice(TIMES)
@@ -98,7 +106,7 @@ def _buys(rng: Random):
         ("List the thing, the colour and the place.", f"{plural(thing)}, {colour}, {place}"),
         ("List the name, the thing and the number.", f"{name}, {plural(thing)}, {number}"),
         (f"Is {name} at the {place}?", f"Yes, {name} is at the {place}."),
-        (f"Is {name} at the {place}s?".replace(f"{place}s", other := rng.choice([p for p in PLACES if p != place])), f"No, {name} is not at the {other}."),
+        (f"Is {name} at the {elsewhere}?", f"No, {name} is at the {place}."),
     ]  # fmt: skip
 
 
@@ -114,7 +122,7 @@ def _two_people(rng: Random):
         (f"What does {x} have?", f"{x} has {a(c)} {s}."), (f"What does {y} have?", f"{y} has {a(d)} {t}."),
         (f"What colour is the {s}?", f"The {s} is {c}."), (f"What colour is the {t}?", f"The {t} is {d}."),
         (f"Does {x} have the {s}?", f"Yes, {x} has the {s}."), (f"Does {x} have the {t}?", f"No, {y} has the {t}."),
-        (f"Whose {s} is it?", f"It is {x}'s {s}."), ("Who are the people?", f"The people are {x} and {y}."),
+        (f"Whose {s} is it?", f"It is {x}'s {s}."),
     ]  # fmt: skip
 
 
@@ -148,7 +156,7 @@ def _meets(rng: Random):
 
 def _introduction(rng: Random):
     name, age, colour, pet = (
-        rng.choice(NAMES),
+        names(rng, 1)[0],
         rng.randint(5, 80),
         rng.choice(COLOURS),
         rng.choice(PEOPLE).pet,
@@ -193,7 +201,7 @@ def _order(rng: Random):
 
 
 def _sum_story(rng: Random):
-    name, thing = rng.choice(NAMES), rng.choice(OBJECTS)
+    name, thing = names(rng, 1)[0], rng.choice(OBJECTS)
     x = rng.randint(1, 19)
     y = rng.randint(1, 20 - x)
     how_many = [f"How many {plural(thing)} does {name} have now?", "How many are there now?"]
@@ -204,16 +212,61 @@ def _sum_story(rng: Random):
     return story, [(question, f"{name} has {counted(x, thing)} now.") for question in how_many]
 
 
-STORIES = [
-    _buys,
-    _buys,
-    _buys,
-    _two_people,
-    _two_people,
-    _likes,
-    _meets,
-    _introduction,
-    _order,
-    _order,
-    _sum_story,
-]
+PAST = {
+    "buy": "bought", "eat": "ate", "see": "saw", "find": "found", "make": "made", "lose": "lost", "take": "took",
+    "bring": "brought", "sell": "sold", "get": "got", "draw": "drew", "give away": "gave away",
+}  # fmt: skip
+
+
+def _past(rng: Random):
+    """Somebody, or the user, did something: "Bob ate 5 pizzas.", "I bought a blue scarf." """
+    verb, thing, place = rng.choice(list(PAST)), rng.choice(OBJECTS + ORDERABLE), rng.choice(PLACES)
+    number, colour, name = rng.randint(2, 20), rng.choice(COLOURS), names(rng, 1)[0]
+    what = rng.choice(
+        [f"{number} {plural(thing)}", a(thing), f"{a(colour)} {thing}", f"the {colour} {thing}"]
+    )
+    who, you, was = rng.choice([(name, name, "was"), (name, name, "was"), ("I", "You", "were")])
+    where = rng.choice(["", f" at the {place}", f" in the {place}"])
+    pairs = [(f"What did {who} {verb}?", f"{you} {PAST[verb]} {what}.")]
+    if who == name:
+        pairs.append((f"Who {PAST[verb]} something?", f"{name} {PAST[verb]} {what}."))
+    if where:
+        pairs.append((f"Where was {who}?", f"{you} {was}{where}."))
+    if what[0].isdigit():
+        pairs.append((f"How many {plural(thing)} did {who} {verb}?", f"{you} {PAST[verb]} {what}."))
+    if colour in what:
+        pairs.append((f"What colour is the {thing}?", f"The {thing} is {colour}."))
+    return f"{who} {PAST[verb]} {what}{where}.", pairs
+
+
+def _owned(rng: Random):
+    """Something belongs to somebody: "My cat is called Bob.", "The new car of Peter is red." """
+    name, called = names(rng, 2)
+    colour, pet = rng.choice(COLOURS), rng.choice(PEOPLE).pet
+    thing = rng.choice([*OBJECTS, "car", "house", "bike", "boat"])
+    my, your = rng.choice([("my", "your"), (f"{name}'s", f"{name}'s")])
+    if rng.random() < 0.5:
+        story = rng.choice([f"{my} {pet} is called {called}.", f"the name of {my} {pet} is {called}."])
+        answer = capital(f"{your} {pet} is called {called}.")
+        return capital(story), [
+            (f"What is {my} {pet} called?", answer), (f"What is the name of {my} {pet}?", answer),
+            (f"Who is {called}?", f"{called} is {your} {pet}."),
+        ]  # fmt: skip
+    story = rng.choice(
+        [
+            f"{my} {thing} is {colour}.",
+            f"{my} new {thing} is {colour}.",
+            f"the {thing} of {name} is {colour}.",
+        ]
+    )
+    asked = ["What colour is the {}?", "Which colour is the {}?", "Which colour does the {} have?"]
+    return capital(story), [(question.format(thing), f"The {thing} is {colour}.") for question in asked]
+
+
+STORIES = (
+    [_buys] * 3
+    + [_two_people] * 3
+    + [_order] * 3
+    + [_past] * 2
+    + [_likes, _meets, _introduction, _sum_story, _owned]
+)

@@ -58,7 +58,7 @@ def documents(seed: int) -> Iterator[Document]:
     """Endless mixed text: a string is plain text, a list of messages is a chat."""
     rng = Random(seed)
     while True:
-        yield plain(rng) if rng.random() < 0.14 else chat(rng)
+        yield plain(rng) if rng.random() < 0.07 else chat(rng)
 
 
 def chat(rng: Random) -> list[Message]:
@@ -74,7 +74,7 @@ def chat(rng: Random) -> list[Message]:
 def turn(rng: Random) -> Turn:
     """One question and its answer, of any kind."""
     kinds = [about_fact, yes_or_no, reading, copying, arithmetic, small_talk, tell]
-    return rng.choices(kinds, weights=[30, 7, 30, 15, 9, 4, 3])[0](rng)
+    return rng.choices(kinds, weights=[17, 16, 34, 18, 13, 3, 2])[0](rng)
 
 
 def about_fact(rng: Random) -> Turn:

@@ -77,8 +77,8 @@ def _wire_model(tab: setup.SetUp, everything: list, quiet: dict) -> None:
     parts["model_next"].click(
         lambda *raw: _leave_model(tab, raw), everything, [tab.steps, parts["model_faults"]],
         api_name="leave_model", api_visibility="private",
-    ).success(lambda *raw: _check_data(tab, raw), everything, _data_outputs(tab), api_name="check_form",
-              api_visibility="private")  # fmt: skip
+    ).then(lambda *raw: _check_data(tab, raw), everything, _data_outputs(tab), api_name="check_form",
+           api_visibility="private")  # fmt: skip
 
 
 def _wire_data(tab: setup.SetUp, everything: list, quiet: dict) -> None:
@@ -194,23 +194,15 @@ def _check_data(tab: setup.SetUp, raw: tuple) -> list:
     try:
         config, token = _read(tab, raw)
         report = report_for(config, token)
+        rows = _accepted(report)
+        seen = _rendered(config, rows, 1, token)
     except GemmaTuneError as error:
-        blank = [gr.update(value=None)] * 2
-        columns = _columns_of(error, len(mapped))
-        return [
-            views.fault_list(error.faults, "These data cannot be used yet"),
-            gr.skip(),
-            "",
-            *blank,
-            "",
-            *columns,
-        ]
-    rows = _accepted(report)
+        return _unusable(tab, raw, error, len(mapped))
     choices = ["", *report.prepared.table.columns]
     return [
         views.data_summary(report),
         gr.update(maximum=max(2, len(rows)), value=1, interactive=len(rows) > 1),
-        _rendered(config, rows, 1, token),
+        seen,
         _as_read(report.prepared.table),
         {
             "headers": REJECTED_HEADERS,
@@ -221,9 +213,24 @@ def _check_data(tab: setup.SetUp, raw: tuple) -> list:
     ]
 
 
-def _columns_of(error: GemmaTuneError, width: int) -> list:
-    columns = getattr(error, "columns", None)
-    return [gr.update(choices=["", *columns]) if columns else gr.skip()] * width
+def _unusable(tab: setup.SetUp, raw: tuple, error: GemmaTuneError, mapped: int) -> list:
+    """The faults; and the rows as read where there are any, so that columns can be mapped by hand."""
+    faults = views.fault_list(error.faults, "These data cannot be used yet")
+    try:
+        config, token = _read(tab, raw)
+        table = data.read(config.data.source, config.data.subset, config.data.split, token)
+    except GemmaTuneError:
+        return [
+            faults,
+            gr.skip(),
+            "",
+            gr.update(value=None),
+            gr.update(value=None),
+            "",
+            *[gr.skip()] * mapped,
+        ]
+    columns = [gr.update(choices=["", *table.columns])] * mapped
+    return [faults, gr.skip(), "", _as_read(table), gr.update(value=None), "", *columns]
 
 
 def _show_row(tab: setup.SetUp, raw: tuple, number: int) -> str:

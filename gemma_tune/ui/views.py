@@ -38,7 +38,7 @@ def model_choice(card: ModelCard) -> str:
     """The text of one model card in the list; its first line is the title."""
     if not card.gated:
         return f"{card.label}\n{count(card.parameters)} parameters\nBuilt in, runs anywhere"
-    return f"{card.label}\n{count(card.parameters)} parameters\n{size(card.bytes_on_disk)}, licence to accept"
+    return f"{card.label}\n{count(card.parameters)} parameters\n{size(card.bytes_on_disk)}, gated"
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:
@@ -85,7 +85,7 @@ def fault_list(faults: Sequence[Fault], title: str = "Not yet") -> str:
         return ""
     items = []
     for fault in faults:
-        met = f" You gave <code>{escape(fault.value)}</code>." if fault.value else ""
+        met = f" Found: <code>{escape(fault.value)}</code>." if fault.value else ""
         items.append(
             f"<b>{escape(place(fault.where))}</b>: {escape(fault.rule)}{met} {_linked(fault.way_out)}"
         )

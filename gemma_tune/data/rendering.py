@@ -14,6 +14,7 @@ from pathlib import Path
 
 from jinja2 import TemplateError
 from jinja2.ext import Extension, loopcontrols
+from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
@@ -23,6 +24,7 @@ from gemma_tune.errors import ModelError
 NOT_LEARNED = -100  # the label that torch's cross-entropy ignores
 END_OF_TURN = "<end_of_turn>"
 TURN_TOKENS = ("<start_of_turn>", END_OF_TURN, "<bos>", "<eos>", "<pad>")
+_LOOP_NUMBERS = frozenset(["first", "last", "index", "index0", "length"])
 
 
 @dataclass(frozen=True)
@@ -226,15 +228,22 @@ class _GenerationMarks(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """The sandbox, with the numbers of a loop read without its checks: they took a third of the time to render."""
+
+    def getattr(self, obj, attribute):
+        if type(obj) is LoopContext and attribute in _LOOP_NUMBERS:
+            return getattr(obj, attribute)
+        return super().getattr(obj, attribute)
+
+
 def _environment() -> ImmutableSandboxedEnvironment:
     """As Transformers compiles templates: sandboxed, since a template comes with the model."""
 
     def raise_exception(message: str):
         raise TemplateError(message)
 
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationMarks]
-    )
+    environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationMarks])
     environment.filters["tojson"] = lambda value, **rules: json.dumps(value, ensure_ascii=False, **rules)
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)

@@ -295,9 +295,15 @@ def _refuse_offline() -> None:
 
 def _cached_folder(model_id: str, revision: str) -> Path | None:
     """The snapshot of a Hub model in the cache, where it holds at least the config."""
-    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    found = try_to_load_from_cache(model_id, "config.json", revision=revision)
+    try:
+        found = try_to_load_from_cache(
+            model_id, "config.json", cache_dir=constants.HF_HUB_CACHE, revision=revision
+        )
+    except HFValidationError:  # told where the Hub is asked
+        return None
     return Path(found).parent if isinstance(found, str) else None
 
 

@@ -205,6 +205,15 @@ def _cache() -> str:
     return constants.HF_HUB_CACHE
 
 
+def test_what_is_on_disk_is_known_without_a_request(fake, model):
+    assert hub.is_on_disk(model()) and not hub.is_on_disk("me/gemma") and not hub.is_on_disk("/etc")
+    assert fake.requests == []
+
+
+def test_an_id_that_the_hub_does_not_allow_is_told(fake):
+    assert "not an id of the Hub" in fault_of(ModelError, "me/two--dashes").rule
+
+
 def test_an_id_that_does_not_exist_says_where_to_look(fake):
     for token in (None, VALID_TOKEN):
         fault = fault_of(ModelError, "me/nothing", "main", token)

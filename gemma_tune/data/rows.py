@@ -6,7 +6,7 @@ The normal form is a conversation: a list of {"role", "content"} with the roles 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from gemma_tune.errors import Fault, shown
 
@@ -35,8 +35,19 @@ class Rejected:
     way_out: str
     side: str = "train"  # or "validation", where that is a source of its own
 
+    @property
+    def place(self) -> str:
+        """The field, and that the row is one of a validation source where it is."""
+        return self.field if self.side == "train" else f"validation {self.field}".strip()
+
     def as_dict(self) -> dict[str, object]:
-        return asdict(self)
+        return {
+            "number": self.number,
+            "field": self.place,
+            "value": self.value,
+            "rule": self.rule,
+            "way_out": self.way_out,
+        }
 
     def as_fault(self, source: str = "") -> Fault:
         where = f"{source} row {self.number}".strip() + (f", {self.field}" if self.field else "")

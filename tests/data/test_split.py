@@ -93,6 +93,8 @@ def test_validation_rows_may_come_from_a_source_of_their_own(write):
     prepared = prepare(configured(source, validation_source=held))
     assert len(prepared.train) == 20 and len(prepared.validation) == 1
     assert [(one.number, one.side) for one in prepared.rejected] == [(2, "validation")]
+    assert list(prepared.rejected[0].as_dict()) == ["number", "field", "value", "rule", "way_out"]
+    assert prepared.rejected[0].as_dict()["field"] == "validation completion"
     with pytest.raises(DataError, match="the training rows themselves"):
         prepare(configured(source, validation_source=source))
     bad = write("bad.json", [{"prompt": "v", "completion": ""}])

@@ -120,12 +120,10 @@ MODELS: dict[str, ModelCard] = {
             recommended={
                 "lora": {
                     "train.learning_rate": 3e-3,
-                    "train.max_length": 256,
                     "train.activation_checkpointing": False,
                 },
                 "full": {
                     "train.learning_rate": 1e-3,
-                    "train.max_length": 256,
                     "train.activation_checkpointing": False,
                 },
             },

@@ -23,7 +23,7 @@ EXAMPLES = {
 }
 FIELDS = sorted({name for form in FORMATS.values() for name in (*form.needs, *form.may)})
 IN_FRONT = [name for name, info in settings() if info.json_schema_extra["front"]]
-TRAIN_FRONT = [name for name in IN_FRONT if name.startswith("train.")]
+TRAIN_FRONT = [name for name in IN_FRONT if name.startswith("train.") and name != "train.max_length"]
 LORA_FRONT = ["method.r", "method.lora_alpha"]
 
 
@@ -125,9 +125,12 @@ def _data_step(tab: SetUp) -> None:
         )
         parts["hub_find"] = gr.Button("Look it up", elem_id="hub-find", min_width=120)
     form.add("data.source", visible=False)
+    with gr.Row():
+        form.add("train.max_length")
+        form.add("data.validation_fraction")
     with gr.Accordion("Schema, columns and split", open=False, elem_id="data-more"):
         with gr.Row():
-            for name in ("data.format", "data.validation_fraction", "data.split_seed"):
+            for name in ("data.format", "data.split_seed"):
                 form.add(name)
         form.add("data.validation_source")
         gr.HTML(
@@ -145,12 +148,15 @@ def _data_step(tab: SetUp) -> None:
             parts["row"] = gr.Slider(1, 2, value=1, step=1, label="Accepted row", elem_id="row-number")
             parts["sees"] = gr.HTML(elem_id="data-sees", min_height=140)
         with gr.Tab("Rows as read"):
-            parts["read"] = gr.Dataframe(
-                interactive=False, wrap=True, max_height=420, elem_id="data-read", show_label=False
-            )
+            parts["read"] = gr.HTML(elem_id="data-read")
         with gr.Tab("Left out"):
             parts["rejected"] = gr.Dataframe(
-                interactive=False, wrap=True, max_height=420, elem_id="data-rejected", show_label=False
+                interactive=False,
+                wrap=True,
+                max_height=420,
+                elem_id="data-rejected",
+                column_widths=["70px", "120px", "22%", "30%", "30%"],
+                show_label=False,
             )
         with gr.Tab("Lengths"):
             parts["lengths"] = gr.HTML(elem_id="data-lengths")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import OrderedDict
 from pathlib import Path
@@ -12,7 +13,7 @@ import gradio as gr
 
 from gemma_tune import data, hub
 from gemma_tune.catalog import MODELS, POCKET_ID
-from gemma_tune.config import RunConfig, parse
+from gemma_tune.config import RunConfig, field_of, parse
 from gemma_tune.errors import GemmaTuneError
 from gemma_tune.runs import engine
 from gemma_tune.ui import setup, views
@@ -103,7 +104,8 @@ def _wire_data(tab: setup.SetUp, everything: list, quiet: dict) -> None:
     form.widgets["data.subset"].input(
         _splits_of, subset_inputs, form.widgets["data.split"], api_name="splits", **quiet
     )
-    rechecks = [source.change] + [
+    length = form.widgets["train.max_length"]
+    rechecks = [source.change, length.submit, length.blur] + [
         widget.input
         for name, widget in form.widgets.items()
         if name.startswith(("data.", MAPPED)) and name != "data.source"
@@ -257,13 +259,21 @@ def _accepted(report) -> list:
     return sorted([*report.prepared.train, *report.prepared.validation], key=lambda row: row.number)
 
 
-def _as_read(table) -> dict:
+def _as_read(table) -> str:
     def cell(value: Any) -> str:
-        text = value if isinstance(value, str) else "" if value is None else str(value)
+        text = (
+            value
+            if isinstance(value, str)
+            else ""
+            if value is None
+            else json.dumps(value, ensure_ascii=False)
+        )
         return text if len(text) <= PREVIEW_CHARACTERS else text[:PREVIEW_CHARACTERS] + "…"
 
-    rows = [[number, *(cell(row.get(c)) for c in table.columns)] for number, row in table.rows[:PREVIEW_ROWS]]
-    return {"headers": ["Row", *table.columns], "data": rows}
+    rows = [
+        [str(number), *(cell(row.get(c)) for c in table.columns)] for number, row in table.rows[:PREVIEW_ROWS]
+    ]
+    return views.table(["Row", *table.columns], rows)
 
 
 def _leave_data(tab: setup.SetUp, raw: tuple):
@@ -321,15 +331,15 @@ def _start(tab: setup.SetUp, raw: tuple) -> list:
 
 
 def restore(tab: setup.SetUp, saved: dict | None) -> list:
-    """Updates for every widget of the form and its helpers from what this browser remembers."""
-    config = RunConfig()
-    remembered = saved if isinstance(saved, dict) else {}
-    values = [remembered.get(name, gr.skip()) for name in tab.form.widgets]
-    source = remembered.get("data.source") or config.data.source
-    return [
-        *values,
-        *helpers(remembered.get("model.id") or POCKET_ID, source, remembered.get("method.type") or "lora"),
+    """Updates for every widget of the form and its helpers from what this browser remembers, or for a first visit."""
+    remembered = saved if isinstance(saved, dict) else MODELS[POCKET_ID].recommended["lora"]
+    values = [
+        gr.update(value=remembered[name]) if name in remembered else gr.skip() for name in tab.form.widgets
     ]
+    model_id, source, method = (
+        remembered.get(name) or field_of(name).default for name in ("model.id", "data.source", "method.type")
+    )
+    return [*values, *helpers(model_id, source, method)]
 
 
 def helper_outputs(tab: setup.SetUp) -> list:

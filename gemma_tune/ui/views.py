@@ -97,7 +97,7 @@ def place(where: str) -> str:
     try:
         return field_of(where).json_schema_extra["label"]
     except (KeyError, ValueError):
-        return where
+        return source_label(where)
 
 
 def data_summary(report) -> str:
@@ -164,6 +164,15 @@ def lengths(values: Sequence[int], max_length: int) -> str:
         f'<div class="gt-card"><div class="gt-cardhead"><h3>Tokens per row</h3><span class="gt-note">maximum length '
         f'{max_length:,}</span></div><div class="gt-bars">{drawn}</div><div class="gt-barlabels">{ends}</div></div>'
     )
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A plain table that scrolls within its card."""
+    if not rows:
+        return notice("", "Nothing here", "")
+    head = "".join(f"<th>{escape(header)}</th>" for header in headers)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="gt-card gt-scroll gt-rows"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def review(config: RunConfig, report) -> str:

@@ -113,6 +113,8 @@ def data_summary(report) -> str:
     ]  # fmt: skip
     body = "".join(figure(*card) for card in cards)
     why = f'<p class="gt-note">{escape(report.prepared.schema.why)}</p>'
+    if report.prepared.schema.format == "preference":
+        why += '<p class="gt-note">Pairs: the chosen answers are learned; the rejected ones are kept but not used.</p>'
     warnings = "".join(notice("warm", place(w.where), f"{w.rule} {w.way_out}") for w in report.warnings)
     return f'<div class="gt-cards">{body}</div>{why}{fault_list(report.faults)}{warnings}'
 

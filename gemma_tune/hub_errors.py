@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections.abc import Iterator
@@ -25,7 +26,9 @@ def hub_failures() -> tuple[type[Exception], ...]:
     from huggingface_hub.errors import EntryNotFoundError, HFValidationError
     from huggingface_hub.utils import httpx
 
-    return OSError, httpx.HTTPError, httpx.InvalidURL, EntryNotFoundError, HFValidationError
+    return (
+        OSError, httpx.HTTPError, httpx.InvalidURL, json.JSONDecodeError, EntryNotFoundError, HFValidationError,
+    )  # fmt: skip
 
 
 def hub_error(error: Exception, where: str, repo_id: str, repo_type: str = "model") -> GemmaTuneError:
@@ -51,6 +54,8 @@ def hub_error(error: Exception, where: str, repo_id: str, repo_type: str = "mode
             where, str(error), "The download cannot be written to this disk.",
             "Free some space, or set HF_HOME to a folder that can be written.",
         )  # fmt: skip
+    if any(isinstance(one, json.JSONDecodeError) for one in chain):
+        return _stranger("not JSON", where, repo_id, repo_type, kind)
     if not any(isinstance(one, _network_failures()) for one in chain):
         return kind.at(
             where, _reason(chain), "What the Hub holds there cannot be read.",
@@ -77,9 +82,10 @@ def _answered(
     if status in (401, 403):
         if has_token or code == "GatedRepo":
             return _no_access(status, said, has_token, where, page(repo_id, repo_type))
-        return _not_found(
-            where, repo_id, repo_type, kind
-        )  # the Hub says 401 to strangers who ask for what is not there
+        if status == 403:
+            return _stranger(status, where, repo_id, repo_type, kind)
+        # The Hub says 401 to strangers who ask for what is not there.
+        return _not_found(where, repo_id, repo_type, kind)
     if code == "RevisionNotFound":
         return kind.at(
             where,
@@ -92,8 +98,10 @@ def _answered(
             where, str(response.url).rpartition("/")[2], "The repository lacks this file.",
             f"See what it holds at {page(repo_id, repo_type)}/tree/main.",
         )  # fmt: skip
-    if status == 404:
+    if status == 404 and code:
         return _not_found(where, repo_id, repo_type, kind)
+    if status == 404:
+        return _stranger(status, where, repo_id, repo_type, kind)
     if status == 429:
         wait = response.headers.get("Retry-After")
         return kind.at(
@@ -125,6 +133,16 @@ def _no_access(status: int, said: str, has_token: bool, where: str, repo_page: s
     return AccessError.at(
         where, "licence not accepted", "The token is valid, but its owner has not accepted the licence, or waits for it.",
         f"Open {repo_page} with the same account, accept the licence, then try again.",
+    )  # fmt: skip
+
+
+def _stranger(
+    status: int | str, where: str, repo_id: str, repo_type: str, kind: type[GemmaTuneError]
+) -> GemmaTuneError:
+    """For an answer without the Hub's own marks, as proxies and login pages of networks give it."""
+    return kind.at(
+        where, str(status), f"What answers at {endpoint()} does not speak as the Hub does.",
+        f"A proxy may stand between, or it does not hold this: open {page(repo_id, repo_type)} in a browser.",
     )  # fmt: skip
 
 

@@ -271,6 +271,14 @@ def test_too_many_requests_and_trouble_of_the_server_are_told_apart(fake):
     assert "trouble answering" in fault_of(ModelError, "me/gemma").rule
 
 
+@pytest.mark.parametrize(("status", "value"), [(404, "404"), (403, "403"), (200, "not JSON")])
+def test_an_answer_that_is_not_the_hubs_is_told(fake, status, value):
+    fake.status, fake.body = status, b"<html>log in to this network</html>"
+    fault = fault_of(ModelError, "me/gemma")
+    assert fault.value == value and "does not speak as the Hub does" in fault.rule
+    assert fake.url in fault.rule and "proxy" in fault.way_out
+
+
 def test_no_network_is_told_at_once(fake, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the discard port: nothing listens
     begun = time.monotonic()

@@ -7,7 +7,7 @@ import json
 import re
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -23,6 +23,7 @@ class FakeHub:
         self.accepted = False  # whether the owner of VALID_TOKEN accepted the licences
         self.requests: list[str] = []
         self.status: int | None = None  # answers everything so where set
+        self.body = b"{}"  # of such an answer
         self.url = ""
 
     def add(self, repo: str, files: dict[str, bytes], **facts) -> None:
@@ -68,7 +69,7 @@ def _handler(hub: FakeHub):
             path = unquote(url.path).strip("/")
             token = self.headers.get("Authorization", "").removeprefix("Bearer ")
             if hub.status:
-                return self.send(hub.status, b"{}", {"Retry-After": "7"}, body)
+                return self.send(hub.status, hub.body, {"Retry-After": "7"}, body)
             if token and token != VALID_TOKEN:
                 return self.refuse(401, "", "Invalid credentials in Authorization header", body)
             match = re.fullmatch(r"api/(models|datasets)/([^/]+/[^/]+)(?:/(.*))?", path)
@@ -142,9 +143,10 @@ def _handler(hub: FakeHub):
             self.send_response(status)
             for name, value in {"Accept-Ranges": "bytes", **headers, "Content-Length": len(data)}.items():
                 self.send_header(name, str(value))
-            self.end_headers()
-            if body:
-                self.wfile.write(data)
+            with suppress(BrokenPipeError, ConnectionResetError):  # a client that gave up waiting
+                self.end_headers()
+                if body:
+                    self.wfile.write(data)
 
     return Handler
 

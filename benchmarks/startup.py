@@ -42,7 +42,9 @@ def main(rounds: int = 7) -> float:
     print("| to the first answer | wall s, median (min to max) | CPU s, median |\n| --- | --- | --- |")
     for name in commands:
         spread = f"{min(walls[name]):.2f} to {max(walls[name]):.2f}"
-        print(f"| {name} | {statistics.median(walls[name]):.2f} ({spread}) | {statistics.median(processor[name]):.2f} |")
+        print(
+            f"| {name} | {statistics.median(walls[name]):.2f} ({spread}) | {statistics.median(processor[name]):.2f} |"
+        )
     ratios = [ours / empty for ours, empty in zip(*reversed(list(processor.values())), strict=True)]
     ratio = statistics.median(ratios)
     print(f"\nCPU ratio, median of pairs: {ratio:.2f} (promise: at most {PROMISE})")

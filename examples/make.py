@@ -102,7 +102,7 @@ def order_row(rng: Random) -> dict:
 
 def polite_row(rng: Random) -> dict:
     """A question with a polite and a curt answer."""
-    if rng.random() < 0.2:
+    if rng.random() < 0.1:
         question, answer = arithmetic(rng)
         key = answer.split()[-1].rstrip(".")
     else:

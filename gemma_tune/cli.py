@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _ui(arguments: argparse.Namespace) -> int:
-    from gemma_tune.ui.server import serve
+    from gemma_tune.server import serve
 
     serve(arguments.host, arguments.port)
     return EXIT_OK

@@ -21,7 +21,9 @@ def page() -> str:
         extra = info.json_schema_extra
         if dotted.split(".")[0] != section:
             section = dotted.split(".")[0]
-            lines.append(f"\n## {section}\n\n| setting | default | allowed | what it does |\n| --- | --- | --- | --- |")
+            lines.append(
+                f"\n## {section}\n\n| setting | default | allowed | what it does |\n| --- | --- | --- | --- |"
+            )
         unit = f" ({extra['unit']})" if extra["unit"] else ""
         only = f" Only for {extra['only']}." if extra["only"] else ""
         default = f"`{info.default}`" if info.default != "" else "empty"

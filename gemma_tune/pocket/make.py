@@ -1,10 +1,11 @@
 """Makes Pocket Gemma: `python -m gemma_tune.pocket.make`. Text, tokenizer, training, files; all from one seed.
 
-The number of steps is fixed, so that the same seed gives the same model on the same kind of machine;
-`--minutes` trades that for a time limit.
+The number of steps is fixed, so that the same seed gives the same model, bit for bit only on the same kind of
+processor with the same number of threads (the shipped one: OMP_NUM_THREADS=1); `--minutes` limits the time instead.
 """
 
 import argparse
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 from . import MODEL_DIR
 from .text import Document, documents
 from .tokenizer import VOCABULARY_TOKENS, train_tokenizer
+from .world import facts
 
 STEPS = 2400
 ROWS = 8  # per step
@@ -45,6 +47,7 @@ def make(output: Path, seed: int, minutes: float | None = None) -> None:
     print(f"{model.num_parameters():,} parameters, {len(tokenizer):,} tokens in the vocabulary", flush=True)
     train(model, rows(tokenizer, documents(seed)), progress_by(minutes))
     save(model, tokenizer, output)
+    report(model, tokenizer, output)
 
 
 def _texts(document: Document) -> list[str]:
@@ -208,8 +211,31 @@ def save(model, tokenizer, output: Path) -> None:
     """Writes the folder in bfloat16, with the tokenizer and its chat template."""
     import torch
 
-    model.to(torch.bfloat16).save_pretrained(output)
+    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(output)
     tokenizer.save_pretrained(output)
+
+
+def report(model, tokenizer, output: Path) -> None:
+    """Prints how much of the world is known, and whether rounding to bfloat16 changed an answer."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    asked = facts()
+    before = answers(model, tokenizer, [fact.questions[0] for fact in asked])
+    saved = AutoModelForCausalLM.from_pretrained(output, dtype=torch.float32)
+    after = answers(saved, tokenizer, [fact.questions[0] for fact in asked])
+    right = sum(answer == fact.answer for answer, fact in zip(after, asked, strict=True))
+    changed = sum(x != y for x, y in zip(before, after, strict=True))
+    print(f"{right} of {len(asked)} facts known; {changed} answers changed by saving in bfloat16")
+
+
+def answers(model, tokenizer, questions: list[str]) -> list[str]:
+    """The model's greedy answers, each asked in a chat of its own."""
+    chats = [[{"role": "user", "content": question}] for question in questions]
+    texts = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
+    batch = tokenizer(texts, add_special_tokens=False, return_tensors="pt", padding=True)
+    out = model.generate(**batch, max_new_tokens=80, do_sample=False)[:, batch["input_ids"].shape[1] :]
+    return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in out]
 
 
 if __name__ == "__main__":

@@ -90,6 +90,7 @@ class ChatSession:
         self._lines: queue.Queue[dict] = queue.Queue()
         self._log: deque[str] = deque(maxlen=LOG_LINES)
         self._asking = threading.Lock()
+        self._waiting = threading.Lock()
         self._writing = threading.Lock()
         self._last_id = 0
         self.facts: dict = {}  # of the worker's "ready"
@@ -124,18 +125,17 @@ class ChatSession:
 
     def wait_ready(self, timeout: float = 600) -> dict:
         """The worker's facts once the models are loaded. Raises ModelError with its reason, RunError on time."""
-        if not self.facts:
-            try:
-                line = self._lines.get(timeout=timeout)
-            except queue.Empty:
-                raise RunError.at(
-                    "chat",
-                    f"{timeout:.0f} s",
-                    "The model was not loaded in time.",
-                    "Try again, or restart the app.",
-                ) from None
-            self._raise_on_error(line)
-            self.facts = line
+        with self._waiting:
+            if not self.facts:
+                try:
+                    line = self._lines.get(timeout=timeout)
+                except queue.Empty:
+                    raise RunError.at(
+                        "chat", f"{timeout:.0f} s", "The model was not loaded in time.",
+                        "Try again, or restart the app.",
+                    ) from None  # fmt: skip
+                self._raise_on_error(line)
+                self.facts = line
         return self.facts
 
     def ask(self, messages: list[dict], sampling: dict) -> Iterator[dict]:

@@ -39,11 +39,10 @@ def main() -> int:
     parser.add_argument("--checkpoint", type=Path)
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    run, token = RunFolder(options.run_dir.resolve()), os.environ.get("HF_TOKEN") or None
     wire = Wire(_own_stdout())
     try:
-        chat = Chat(
-            RunFolder(options.run_dir.resolve()), options.checkpoint, os.environ.get("HF_TOKEN") or None
-        )
+        chat = Chat(run, options.checkpoint, token)
     except GemmaTuneError as error:
         wire.send("error", faults=[fault.as_dict() for fault in error.faults])
         return 3
@@ -51,13 +50,20 @@ def main() -> int:
     while True:
         request = wire.requests.get()
         try:
+            if chat.is_outdated():  # the run went on and saved another model
+                del chat  # frees the old one first
+                chat = Chat(run, options.checkpoint, token)
             chat.answer(request, wire)
         except GemmaTuneError as error:
             wire.send("error", id=request["id"], faults=[fault.as_dict() for fault in error.faults])
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
-            fault = Fault("memory", shown(str(error)), "The answer does not fit into memory.",
-                          "Ask for fewer tokens or a shorter conversation.")  # fmt: skip
+            fault = Fault(
+                "memory",
+                shown(str(error)),
+                "The answer does not fit into memory.",
+                "Ask for fewer tokens or a shorter conversation.",
+            )
             wire.send("error", id=request["id"], faults=[fault.as_dict()])
 
 
@@ -91,11 +97,13 @@ class Chat:
     """Base and tuned model in memory. Raises ModelError where they cannot be held."""
 
     def __init__(self, run: RunFolder, checkpoint: Path | None, token: str | None) -> None:
+        self._run, self._checkpoint = run, checkpoint
         config = run.config()
         revision = run.provenance().get("model_revision", config.model.revision)
         facts = hub.inspect_model(config.model.id, revision, token)
         base_path = modeling.fetch(facts, token)
         self.tuned_path = tuned_folder(run, checkpoint)
+        self._tuned_stamp = _stamp(self.tuned_path)
         dtype = modeling.weights_dtype(config.model.dtype)
         self._chat = ChatTokenizer.from_folder(self.tuned_path)
         if config.method.type == "lora":
@@ -112,6 +120,10 @@ class Chat:
         self.device = model.device
         self._context_tokens = model.config.max_position_embeddings
         self._end_ids = set(self._chat.end_ids) | _listed(model.generation_config.eos_token_id)
+
+    def is_outdated(self) -> bool:
+        """Whether the run has something newer to show than what is held."""
+        return _stamp(tuned_folder(self._run, self._checkpoint)) != self._tuned_stamp
 
     def answer(self, request: dict, wire: Wire) -> None:
         """Streams both columns. Raises ConfigError where messages or sampling cannot be used."""
@@ -158,6 +170,11 @@ def tuned_folder(run: RunFolder, checkpoint: Path | None) -> Path:
         "run", run.id, "The run has neither a model nor a whole checkpoint yet.",
         "Let it train until its first checkpoint, or stop and keep it.",
     )  # fmt: skip
+
+
+def _stamp(folder: Path) -> tuple[str, int]:
+    """Equal exactly where the folder is the same one; a result is saved as a new folder, never written into."""
+    return str(folder), folder.stat().st_ino
 
 
 def _check_turns(messages: list[dict]) -> None:

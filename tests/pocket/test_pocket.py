@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gemma_tune.pocket import MODEL_DIR
 from gemma_tune.pocket.copying import arithmetic
-from gemma_tune.pocket.make import encoded
+from gemma_tune.pocket.make import answers, encoded
 from gemma_tune.pocket.reading import reading
 from gemma_tune.pocket.text import documents
 from gemma_tune.pocket.world import facts
@@ -39,17 +39,8 @@ def model():
     return AutoModelForCausalLM.from_pretrained(MODEL_DIR, dtype=torch.float32).eval()
 
 
-def answers(questions: list[str]) -> list[str]:
-    """Greedy answers, cut at the first stop token; "…" is appended where the model did not stop by itself."""
-    chats = [[{"role": "user", "content": question}] for question in questions]
-    texts = tokenizer().apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
-    batch = tokenizer()(texts, add_special_tokens=False, return_tensors="pt", padding=True)
-    out = model().generate(**batch, max_new_tokens=48, do_sample=False)[:, batch["input_ids"].shape[1] :]
-    stops = set(model().generation_config.eos_token_id)
-    return [
-        tokenizer().decode(row, skip_special_tokens=True) + ("" if stops & set(row.tolist()) else "…")
-        for row in out
-    ]
+def asked(questions: list[str]) -> list[str]:
+    return answers(model(), tokenizer(), questions)
 
 
 def share(right: list[bool]) -> float:
@@ -132,25 +123,32 @@ def test_training_text_is_what_the_template_renders():
 
 
 def test_it_knows_its_world():
-    asked = Random(11).sample(facts(), 120)
-    given_answers = answers([fact.questions[0] for fact in asked])
-    assert share([answer == fact.answer for answer, fact in zip(given_answers, asked, strict=True)]) >= 0.9
+    known = Random(11).sample(facts(), 120)
+    given_answers = asked([Random(index).choice(fact.questions) for index, fact in enumerate(known)])
+    assert share([answer == fact.answer for answer, fact in zip(given_answers, known, strict=True)]) >= 0.9
     assert all(answer.endswith((".", "!")) for answer in given_answers)
 
 
 def test_it_reads_and_computes():
     for task, least in [(reading, 0.85), (arithmetic, 0.85)]:
-        asked = [task(Random(seed)) for seed in range(60)]
-        given_answers = answers([question for question, _ in asked])
-        right = [answer == expected for answer, (_, expected) in zip(given_answers, asked, strict=True)]
+        tasks = [task(Random(seed)) for seed in range(60)]
+        given_answers = asked([question for question, _ in tasks])
+        right = [answer == expected for answer, (_, expected) in zip(given_answers, tasks, strict=True)]
         assert share(right) >= least
 
 
 def test_it_says_who_it_is():
-    assert answers(["Who are you?", "Hello!"]) == [
+    assert asked(["Who are you?", "Hello!"]) == [
         "I am Pocket Gemma, a very small model.",
         "Hello! How can I help you?",
     ]
+
+
+def test_it_ends_its_turns_with_end_of_turn():
+    prompt = tokenizer().apply_chat_template(CHAT[:1], add_generation_prompt=True, return_tensors="pt")
+    out = model().generate(**prompt, max_new_tokens=60, do_sample=False)[0]
+    assert out[-1] == tokenizer().convert_tokens_to_ids("<end_of_turn>")
+    assert len(out) < prompt["input_ids"].shape[1] + 60
 
 
 def test_the_generator_is_deterministic():

@@ -5,8 +5,8 @@ import urllib.request
 
 import pytest
 
+from gemma_tune import server
 from gemma_tune.errors import ServerError
-from gemma_tune.ui import server
 
 
 def free_port() -> int:

@@ -100,7 +100,7 @@ def _act(action: str, run_id: str, shown: dict, comparing: dict, form: setup.Set
         engine.stop(run_id, now=action == "stop_now")
         return opened
     if action == "resume":
-        engine.resume(run_id, steps._token(None))
+        engine.resume(run_id, steps.token_of(None))
         return opened
     if action == "compare":
         return {

@@ -136,7 +136,7 @@ def _leave_model(tab: setup.SetUp, raw: tuple):
     *values, token = raw
     try:
         model = tab.form.read(tuple(values))["model"]
-        hub.inspect_model(model["id"], model["revision"], _token(token))
+        hub.inspect_model(model["id"], model["revision"], token_of(token))
     except GemmaTuneError as error:
         return gr.skip(), views.fault_list(error.faults, "This model cannot be used yet")
     return gr.Walkthrough(selected=setup.DATA), ""
@@ -163,7 +163,7 @@ def _keep_upload(path: str | None) -> str:
 
 def _look_up(repo: str, token: str):
     try:
-        choices = data.hub_choices(repo.strip(), _token(token))
+        choices = data.hub_choices(repo.strip(), token_of(token))
     except GemmaTuneError as error:
         return gr.skip(), gr.skip(), gr.skip(), views.fault_list(error.faults, "This data set cannot be read")
     subset = next(iter(choices), "")
@@ -179,7 +179,7 @@ def _look_up(repo: str, token: str):
 
 def _splits_of(subset: str, repo: str, token: str):
     try:
-        splits = data.hub_choices(repo.strip(), _token(token)).get(subset, ["train"])
+        splits = data.hub_choices(repo.strip(), token_of(token)).get(subset, ["train"])
     except GemmaTuneError:
         return gr.skip()  # the check that follows says what is wrong
     return gr.update(choices=splits, value="train" if "train" in splits else splits[0])
@@ -391,8 +391,8 @@ def report_for(config: RunConfig, token: str | None):
 
 def _read(tab: setup.SetUp, raw: tuple) -> tuple[RunConfig, str | None]:
     *values, token = raw
-    return parse(tab.form.read(tuple(values))), _token(token)
+    return parse(tab.form.read(tuple(values))), token_of(token)
 
 
-def _token(typed: str | None) -> str | None:
+def token_of(typed: str | None) -> str | None:
     return (typed or "").strip() or os.environ.get("HF_TOKEN") or None

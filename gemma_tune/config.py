@@ -216,7 +216,7 @@ class EvalSection(Section):
         8, "Validation batch size", "Rows per validation batch.", ge=1, le=1024, unit="rows"
     )
     exact_match_rows: int = setting(
-        64, "Report rows", "Validation rows that base and tuned both answer at the end; 0: no report.",
+        64, "Report size", "Validation rows that base and tuned both answer at the end; 0: no report.",
         ge=0, le=10_000, unit="rows",
     )  # fmt: skip
     max_new_tokens: int = setting(
@@ -387,7 +387,7 @@ def short_range(dotted: str) -> str:
     low, high = limits.get("ge", limits.get("gt")), limits.get("le", limits.get("lt"))
     if low is None or high is None or high >= 2**31 - 1:
         return ""
-    return f"above {low:,g}, up to {high:,g}" if "gt" in limits else f"{low:,} to {high:,}"
+    return f"above {low:,.10g}, up to {high:,.10g}" if "gt" in limits else f"{low:,.10g} to {high:,.10g}"
 
 
 def _fault(item: Mapping[str, Any]) -> Fault:

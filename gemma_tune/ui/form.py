@@ -7,7 +7,7 @@ from typing import Any, get_args
 import gradio as gr
 import yaml
 
-from gemma_tune.config import RunConfig, field_of, settings, short_range
+from gemma_tune.config import RunConfig, field_of, short_range
 from gemma_tune.errors import ConfigError
 
 MAPPED = "data.columns."  # widgets named data.columns.FIELD together make the mapping data.columns
@@ -86,11 +86,6 @@ class Form:
             return yaml.safe_dump(chosen) if chosen else ""
         section, name = dotted.split(".")
         return getattr(getattr(config, section), name)
-
-
-def folded(section: str, shown: set[str]) -> list[str]:
-    """The settings of a section that do not stand in front."""
-    return [name for name, _ in settings() if name.startswith(section + ".") and name not in shown]
 
 
 def _advanced(text: str | None) -> Any:

@@ -189,7 +189,6 @@ def _method_step(tab: SetUp) -> None:
         form.add_all(TRAIN_FRONT)
     with gr.Row() as parts["lora_front"]:
         form.add_all(LORA_FRONT)
-    done = {*form.widgets, "output.name", "advanced.sft", "advanced.lora", "data.columns"}
     with gr.Accordion("All other settings", open=False, elem_id="all-settings"):
         for section, title in (
             ("train", "Training"),
@@ -198,10 +197,11 @@ def _method_step(tab: SetUp) -> None:
             ("output", "Saving"),
         ):
             gr.HTML(f'<div class="gt-plain"><h3>{title}</h3></div>')
-            with gr.Row():
-                form.add_all(
-                    [name for name, _ in settings() if name.startswith(section + ".") and name not in done]
-                )
+            for switches in (False, True):
+                names = _folded(form, section, switches=switches)
+                if names:
+                    with gr.Row():
+                        form.add_all(names)
         form.add(
             ADVANCED,
             gr.Textbox(
@@ -216,6 +216,18 @@ def _method_step(tab: SetUp) -> None:
     with gr.Row(elem_classes="gt-nav"):
         parts["method_back"] = gr.Button("Back", elem_id="method-back")
         parts["method_next"] = gr.Button("Next: review", variant="primary", elem_id="method-next")
+
+
+def _folded(form: Form, section: str, *, switches: bool) -> list[str]:
+    """The settings of a section that have no widget yet; on-off switches stand in a row of their own."""
+    return [
+        name
+        for name, info in settings()
+        if name.startswith(section + ".")
+        and name not in form.widgets
+        and name != "output.name"
+        and (info.annotation is bool) == switches
+    ]
 
 
 def _review_step(tab: SetUp) -> None:

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from gemma_tune.errors import GemmaTuneError
 
@@ -77,11 +78,10 @@ def _ui(arguments: argparse.Namespace) -> int:
 
 def _train(arguments: argparse.Namespace) -> int:
     from gemma_tune import data
-    from gemma_tune.config import load
     from gemma_tune.errors import DataError
     from gemma_tune.runs import engine
 
-    config = load(arguments.config, arguments.overrides)
+    config = _load(arguments)
     report = data.check(config, _token())
     _print_report(report)
     if report.faults:
@@ -93,15 +93,30 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     from gemma_tune import data
-    from gemma_tune.config import load
 
-    report = data.check(load(arguments.config, arguments.overrides), _token())
+    report = data.check(_load(arguments), _token())
     _print_report(report)
     for fault in report.faults:
         print(f"✗ {fault}", file=sys.stderr)
     if not report.faults:
         print("✓ Ready to train.")
     return EXIT_MEND if report.faults else EXIT_OK
+
+
+def _load(arguments: argparse.Namespace):
+    from gemma_tune.config import load
+
+    config = load(arguments.config, arguments.overrides)
+    _allow(config)
+    return config
+
+
+def _allow(config) -> None:
+    """Who owns the shell may read what they name: its files join the allowed roots of this process and its worker."""
+    named = [config.data.source, config.data.validation_source, config.model.id]
+    roots = os.environ.get("GEMMA_TUNE_ROOTS", "").split(os.pathsep)
+    roots += [str(Path(name).resolve()) for name in named if name and Path(name).exists()]
+    os.environ["GEMMA_TUNE_ROOTS"] = os.pathsep.join(root for root in roots if root)
 
 
 def _print_report(report) -> None:
@@ -141,8 +156,10 @@ def _watch(arguments: argparse.Namespace) -> int:
 
 def _resume(arguments: argparse.Namespace) -> int:
     from gemma_tune.runs import engine
+    from gemma_tune.runs.folder import find_run
 
     run_id = _find(arguments.run)
+    _allow(find_run(run_id).config())
     engine.resume(run_id, _token())
     return _follow(run_id)
 
@@ -210,6 +227,7 @@ def _print_end(state) -> None:
 
 def _chat(arguments: argparse.Namespace) -> int:
     from gemma_tune.runs.chat import ChatSession
+    from gemma_tune.runs.folder import find_run
 
     sampling = {
         "temperature": arguments.temperature,
@@ -218,7 +236,9 @@ def _chat(arguments: argparse.Namespace) -> int:
         "max_new_tokens": arguments.max_new_tokens,
         "seed": arguments.seed,
     }
-    session = ChatSession(_find(arguments.run), token=_token())
+    run_id = _find(arguments.run)
+    _allow(find_run(run_id).config())
+    session = ChatSession(run_id, token=_token())
     print("Loading the model…", flush=True)
     session.start()
     try:

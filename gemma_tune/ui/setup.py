@@ -143,7 +143,7 @@ def _data_step(tab: SetUp) -> None:
                     gr.Dropdown([""], value="", label=name, min_width=150, allow_custom_value=True),
                 )
     parts["summary"] = gr.HTML(elem_id="data-summary", min_height=90)
-    with gr.Tabs(elem_id="data-views"):
+    with gr.Tabs(elem_id="data-views") as parts["views"]:
         with gr.Tab("What the model sees"):
             parts["row"] = gr.Slider(1, 2, value=1, step=1, label="Accepted row", elem_id="row-number")
             parts["sees"] = gr.HTML(elem_id="data-sees", min_height=140)

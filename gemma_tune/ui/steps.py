@@ -186,13 +186,16 @@ def _splits_of(subset: str, repo: str, token: str):
 
 
 def _data_outputs(tab: setup.SetUp) -> list:
-    names = ("summary", "row", "sees", "read", "rejected", "lengths")
+    names = ("summary", "views", "row", "sees", "read", "rejected", "lengths")
     mapped = [widget for name, widget in tab.form.widgets.items() if name.startswith(MAPPED)]
     return [*(tab.parts[name] for name in names), *mapped]
 
 
 def _check_data(tab: setup.SetUp, raw: tuple) -> list:
     mapped = [name for name in tab.form.widgets if name.startswith(MAPPED)]
+    if not dict(zip(tab.form.widgets, raw, strict=False))["data.source"]:
+        waiting = views.notice("", "No data yet", "Choose a file or a data set above; it is checked at once.")
+        return _only_said(waiting, len(mapped))
     try:
         config, token = _read(tab, raw)
         report = report_for(config, token)
@@ -203,6 +206,7 @@ def _check_data(tab: setup.SetUp, raw: tuple) -> list:
     choices = ["", *report.prepared.table.columns]
     return [
         views.data_summary(report),
+        gr.Tabs(visible=True),
         gr.update(maximum=max(2, len(rows)), value=1, interactive=len(rows) > 1),
         seen,
         _as_read(report.prepared.table),
@@ -232,7 +236,29 @@ def _unusable(tab: setup.SetUp, raw: tuple, error: GemmaTuneError, mapped: int) 
             *[gr.skip()] * mapped,
         ]
     columns = [gr.update(choices=["", *table.columns])] * mapped
-    return [faults, gr.skip(), "", _as_read(table), gr.update(value=None), "", *columns]
+    return [
+        faults,
+        gr.Tabs(visible=True),
+        gr.skip(),
+        "",
+        _as_read(table),
+        gr.update(value=None),
+        "",
+        *columns,
+    ]
+
+
+def _only_said(words: str, mapped: int) -> list:
+    return [
+        words,
+        gr.Tabs(visible=False),
+        gr.skip(),
+        "",
+        "",
+        gr.update(value=None),
+        "",
+        *[gr.skip()] * mapped,
+    ]
 
 
 def _show_row(tab: setup.SetUp, raw: tuple, number: int) -> str:

@@ -1,0 +1,83 @@
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+from trl.trainer.utils import add_fused_lm_head
+
+from gemma_tune.data.rendering import ChatTokenizer
+from gemma_tune.data.rows import Row
+from gemma_tune.workers import evaluate, modeling
+
+from . import tiny
+
+
+@pytest.fixture
+def chat(gemma3):
+    return ChatTokenizer.from_folder(gemma3)
+
+
+@pytest.fixture
+def model(gemma3):
+    model = modeling.load_model(gemma3, torch.float32)
+    add_fused_lm_head(model)
+    return model
+
+
+def rows():
+    return [Row(number, talk) for number, talk in enumerate(tiny.conversations()[:7], start=3)]
+
+
+def never() -> bool:
+    return False
+
+
+def test_the_last_turn_is_the_answer_and_long_prompts_are_left_out(chat):
+    long = [{"role": "user", "content": "boat " * 300}, {"role": "assistant", "content": "red"}]
+    talk = tiny.conversations()[0]
+    more = [*talk, {"role": "user", "content": "And the hat?"}, {"role": "assistant", "content": " blue "}]
+    found = evaluate.questions_of([Row(1, long), Row(2, more), Row(3, talk)], chat, 9, 256, 32)
+    assert [(question.row, question.expected) for question in found] == [
+        (2, " blue "),
+        (3, talk[1]["content"]),
+    ]
+    assert found[0].messages == more[:-1]
+    assert "assistant: " in evaluate.shown_prompt(found[0].messages)
+
+
+def test_answers_of_a_padded_batch_are_those_of_each_alone(model, chat):
+    mixed_lengths = [
+        *rows(),
+        Row(50, [{"role": "user", "content": "red"}, {"role": "assistant", "content": "x"}]),
+    ]
+    questions = evaluate.questions_of(mixed_lengths, chat, 9, 256, 16)
+    together = evaluate.answer_all(model, chat, questions, 16, 3, never)
+    alone = [evaluate.answer_all(model, chat, [question], 16, 1, never)[0] for question in questions]
+    assert together == alone
+    assert len(set(together)) > 1
+
+
+def test_the_loss_is_the_cross_entropy_of_the_learned_tokens(model, chat):
+    encoded = [chat.encode(row.messages) for row in rows()]
+    taken = [{"input_ids": one.ids, "labels": one.labels} for one in encoded]
+    with torch.no_grad():
+        found = evaluate.validation_loss(model, taken, 1, never)
+        alone = [
+            cross_entropy(
+                model(input_ids=torch.tensor([one.ids])).logits[0, :-1], torch.tensor(one.labels[1:])
+            ).item()
+            for one in encoded
+        ]
+    assert found == pytest.approx(sum(alone) / len(alone), abs=1e-5)
+    assert evaluate.validation_loss(model, [], 4, never) is None
+
+
+def test_exact_match_ignores_blanks_around_the_answer(chat):
+    questions = evaluate.questions_of(rows()[:4], chat, 4, 256, 16)
+    answers = [f" {questions[0].expected}\n", questions[1].expected, "other", questions[3].expected.upper()]
+    assert evaluate.Measured(answers, None).exact_match(questions) == 0.5
+
+
+def test_a_stop_ends_a_generation_at_the_next_token(model, chat):
+    looks = iter([False, False, True, True, True])
+    questions = evaluate.questions_of(rows(), chat, 4, 256, 100)
+    with pytest.raises(evaluate.ReportStopped):
+        evaluate.answer_all(model, chat, questions, 100, 4, lambda: next(looks))

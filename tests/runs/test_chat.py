@@ -32,24 +32,29 @@ def make_run(method: str = "lora"):
     return create_run(config.parse({"method": {"type": method}}))
 
 
-def save_random_adapter(folder: Path, seed: int = 0) -> None:
-    """As a training would leave it, in a process of its own: this test stays torch-free."""
+@pytest.fixture(scope="module")
+def adapters(home) -> list[Path]:
+    """Two random ones, each as a training would leave it. Made in a process of its own: this test stays torch-free."""
+    folders = [home / "adapter-0", home / "adapter-1"]
     script = f"""
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
-torch.manual_seed({seed})
-base = AutoModelForCausalLM.from_pretrained({str(POCKET)!r})
-get_peft_model(base, LoraConfig(lora_alpha=400, target_modules=["q_proj", "up_proj"], init_lora_weights=False)).save_pretrained({str(folder)!r})
-AutoTokenizer.from_pretrained({str(POCKET)!r}).save_pretrained({str(folder)!r})
+for seed, folder in enumerate({list(map(str, folders))!r}):
+    torch.manual_seed(seed)
+    base = AutoModelForCausalLM.from_pretrained({str(POCKET)!r})
+    random = LoraConfig(lora_alpha=400, target_modules=["q_proj", "up_proj"], init_lora_weights=False)
+    get_peft_model(base, random).save_pretrained(folder)
+    AutoTokenizer.from_pretrained({str(POCKET)!r}).save_pretrained(folder)
 """
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+    return folders
 
 
 @pytest.fixture(scope="module")
-def run(home):
+def run(home, adapters):
     run = make_run()
-    save_random_adapter(run.model_dir)
+    shutil.copytree(adapters[0], run.model_dir)
     return run
 
 
@@ -116,14 +121,14 @@ def test_what_cannot_be_answered_is_a_fault_and_the_session_goes_on(session):
 
 
 @pytest.mark.training
-def test_a_newer_model_of_the_run_is_taken_up(home):
+def test_a_newer_model_of_the_run_is_taken_up(home, adapters):
     run = make_run()
-    save_random_adapter(run.checkpoints_dir / "checkpoint-3")
+    shutil.copytree(adapters[0], run.checkpoints_dir / "checkpoint-3")
     write_marker(run.checkpoints_dir / "checkpoint-3")
     with ChatSession(run.id) as session:
         assert session.wait_ready(120)["tuned"] == "checkpoint-3"
         before = text_of(list(session.ask(HELLO, GREEDY)), "tuned")
-        save_random_adapter(run.model_dir, seed=1)
+        shutil.copytree(adapters[1], run.model_dir)
         assert text_of(list(session.ask(HELLO, GREEDY)), "tuned") != before
 
 

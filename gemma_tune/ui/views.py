@@ -112,7 +112,8 @@ def data_summary(report) -> str:
         ("Steps", f"{report.total_steps:,}", f"{report.steps_per_epoch:,} per epoch", ""),
     ]  # fmt: skip
     body = "".join(figure(*card) for card in cards)
-    why = f'<p class="gt-note">{escape(report.prepared.schema.why)}</p>'
+    named = source_label(report.prepared.table.source)
+    why = f'<p class="gt-note"><b>{escape(named)}</b> {escape(report.prepared.schema.why)}</p>'
     if report.prepared.schema.format == "preference":
         why += '<p class="gt-note">Pairs: the chosen answers are learned; the rejected ones are kept but not used.</p>'
     warnings = "".join(notice("warm", place(w.where), f"{w.rule} {w.way_out}") for w in report.warnings)

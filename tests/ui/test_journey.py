@@ -42,7 +42,7 @@ def wait_for_step(page, at_least: int) -> None:
 
 def test_set_up_watch_stop_resume_finish_compare(open_page):
     page = open_page()
-    to_review(page, epochs="2")
+    to_review(page, epochs="1")
     page.click("#start")
     expect(pill(page)).to_have_text("Training", timeout=PATIENCE)
     assert "tab=watch" in page.url
@@ -56,7 +56,7 @@ def test_set_up_watch_stop_resume_finish_compare(open_page):
     for shown in (page, second):
         expect(pill(shown)).to_have_text("Stopped", timeout=PATIENCE)
     stopped_at = step(page)
-    assert 3 <= stopped_at < 120
+    assert 3 <= stopped_at < 60
 
     action(page, "Resume").click()
     expect(pill(page)).to_have_text("Training", timeout=PATIENCE)

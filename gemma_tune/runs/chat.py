@@ -107,7 +107,6 @@ class ChatSession:
         package_root = str(Path(__file__).resolve().parents[2])
         paths = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
-        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the training worker; see launch.py
         if self._token:
             environment["HF_TOKEN"] = self._token
         self._process = subprocess.Popen(

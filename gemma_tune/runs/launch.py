@@ -52,8 +52,6 @@ def worker_environment(run_path: Path) -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
     environment.setdefault("OMP_NUM_THREADS", str(usable_cores()))
-    # Threads that spin while they wait make a step ten times slower as soon as another program wants a core.
-    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if len(Sampler().gpus()) > 1:
         environment["CUDA_VISIBLE_DEVICES"] = environment.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     return environment

@@ -120,13 +120,11 @@ MODELS: dict[str, ModelCard] = {
             recommended={
                 "lora": {
                     "train.learning_rate": 3e-3,
-                    "train.num_train_epochs": 4,
                     "train.per_device_train_batch_size": 16,
                     "train.activation_checkpointing": False,
                 },
                 "full": {
                     "train.learning_rate": 1e-3,
-                    "train.num_train_epochs": 4,
                     "train.per_device_train_batch_size": 16,
                     "train.activation_checkpointing": False,
                 },

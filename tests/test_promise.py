@@ -24,8 +24,15 @@ def finished(config):
     return state, state.ended_time - state.created_time
 
 
-@pytest.mark.parametrize("preset", ["pocket-lora", "pocket-full"])
-@pytest.mark.parametrize("example", ["pocket-json", "pocket-orders", "pocket-polite"])
+@pytest.mark.parametrize(
+    ("preset", "example"),
+    [
+        ("pocket-lora", "pocket-json"),
+        ("pocket-lora", "pocket-orders"),
+        ("pocket-lora", "pocket-polite"),
+        ("pocket-full", "pocket-orders"),
+    ],
+)
 def test_a_run_lifts_exact_match_on_held_out_rows_from_under_20_to_over_80_percent(
     tmp_path, monkeypatch, preset, example
 ):

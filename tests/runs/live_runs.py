@@ -8,7 +8,7 @@ import psutil
 from gemma_tune.config import parse
 from gemma_tune.runs import engine
 from gemma_tune.runs.folder import read_json
-from gemma_tune.runs.processes import is_alive, run_processes
+from gemma_tune.runs.processes import descendants, is_alive, run_processes
 
 FAKE_WORKER = Path(__file__).parent / "fake_worker.py"
 
@@ -24,7 +24,8 @@ def supervisor_of(folder):
 def everything_of(folder):
     """Processes of the run and its supervisor."""
     known = (read_json(folder.process_path) or {}).get("supervisor")
-    return run_processes(folder.path) + ([psutil.Process(known["pid"])] if is_alive(known) else [])
+    supervisor = descendants(known["pid"])[:1] if is_alive(known) else []  # it may end between the two calls
+    return run_processes(folder.path) + supervisor
 
 
 def wait_for(condition, seconds=15.0):

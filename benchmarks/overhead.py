@@ -1,4 +1,4 @@
-"""What our events, stop file, markers and hardware sampler cost beside a plain TRL script: `python benchmarks/overhead.py`.
+"""What our events, stop file, markers and hardware sampler cost beside a plain TRL script: `python -m benchmarks.overhead`.
 
 Pocket Gemma, LoRA, the built-in example. Plain and ours take turns in one process, so that a busy machine slows both
 alike; CPU seconds are compared, since wall time on a shared machine is noise. The time spent inside our callbacks is

@@ -62,6 +62,9 @@ def _wire_tabs(tabs: tuple, watching: dict, comparing: dict) -> None:
         tab.select(
             _fresh_choices, picker, picker, api_name=f"choices_{picker.elem_id.replace('-', '_')}", **quiet
         )
+    tabs[2].select(
+        compare.offer, comparing["picker"], compare.offered(comparing), api_name="compare_offer", **quiet
+    )
     watching["picker"].input(
         lambda run: gr.HTML(run=run or ""), watching["picker"], watching["monitor"], api_name="watch_run",
         js=REMEMBER_RUN,
@@ -100,6 +103,7 @@ def _act(action: str, run_id: str, shown: dict, comparing: dict, form: setup.Set
         engine.stop(run_id, now=action == "stop_now")
         return opened
     if action == "resume":
+        compare.make_room()
         engine.resume(run_id, steps.token_of(None))
         return opened
     if action == "compare":

@@ -67,7 +67,7 @@ def build() -> dict[str, Any]:
                     elem_classes=["gt-column", f"gt-{name}"],
                     placeholder="Its answers appear here.",
                     buttons=["copy"],
-                    sanitize_html=True,
+                    render_markdown=False,  # letter by letter what was answered; no image in it is fetched
                 )
                 parts[f"{name}_stats"] = gr.HTML("", elem_id=f"stats-{name}", min_height=22)
     with gr.Row():
@@ -129,36 +129,39 @@ def wire(parts: dict[str, Any]) -> None:
         lambda: [[], [], "", ""], None, shown[:4], cancels=[asking, anyway], api_name="clear_answers",
         api_visibility="private",
     )  # fmt: skip
-    picked = [
-        parts["held_out"],
-        parts["note"],
-        parts["base"],
-        parts["tuned"],
-        parts["base_stats"],
-        parts["tuned_stats"],
-    ]
-    parts["picker"].change(_picked, parts["picker"], picked, api_name="compare_run", api_visibility="private")
+    parts["picker"].change(
+        lambda run_id: [*offer(run_id), [], [], "", ""], parts["picker"], [*offered(parts), *shown[:4]],
+        api_name="compare_run", api_visibility="private",
+    )  # fmt: skip
     parts["held_out"].input(
         lambda question: question, parts["held_out"], parts["prompt"], api_name="held_out", api_visibility="private",
         queue=False,
     )  # fmt: skip
 
 
-def _picked(run_id: str | None) -> list:
-    """A run was chosen: its held-out questions, and what stands in the way."""
+def offered(parts: dict[str, Any]) -> list:
+    """The components that `offer` updates."""
+    return [parts["held_out"], parts["note"]]
+
+
+def offer(run_id: str | None) -> list:
+    """The held-out questions of a run, and what stands in the way of asking."""
     if not run_id:
         empty = views.notice(
             "", "No run is chosen", "Finish a run first; then ask both the same question here."
         )
-        return [gr.update(visible=False), empty, [], [], "", ""]
+        return [gr.update(visible=False), empty]
     state = engine.read_state(run_id)
     questions = [sample["prompt"] for sample in state.samples]
-    text = (
-        ""
-        if state.saved or state.checkpoints
-        else views.notice("warm", "No model yet", "This run has saved nothing so far.")
-    )
-    return [gr.update(choices=questions, value=None, visible=bool(questions)), text, [], [], "", ""]
+    nothing = views.notice("warm", "No model yet", "This run has saved nothing so far.")
+    ready = state.saved or state.checkpoints
+    return [gr.update(choices=questions, value=None, visible=bool(questions)), "" if ready else nothing]
+
+
+def make_room() -> None:
+    """Before a run starts: the chat's model leaves the GPU, which the run needs whole."""
+    if Sampler().gpus():
+        resident.close()
 
 
 async def _ask(

@@ -16,7 +16,7 @@ from gemma_tune.catalog import MODELS, POCKET_ID
 from gemma_tune.config import RunConfig, field_of, parse
 from gemma_tune.errors import GemmaTuneError
 from gemma_tune.runs import engine
-from gemma_tune.ui import setup, views
+from gemma_tune.ui import compare, setup, views
 from gemma_tune.ui.form import MAPPED
 
 PREVIEW_ROWS = 50
@@ -350,6 +350,7 @@ def _start(tab: setup.SetUp, raw: tuple) -> list:
         report = report_for(config, token)
         if report.faults:
             return [views.fault_list(report.faults), *[gr.skip()] * 3]
+        compare.make_room()
         run_id = engine.start(config, token)
     except GemmaTuneError as error:
         return [views.fault_list(error.faults, "The run was not started"), *[gr.skip()] * 3]

@@ -137,7 +137,7 @@ function showReport(report, samples) {
     const row = make("tr");
     for (const key of ["prompt", "expected", "base", "tuned"]) {
       const cell = make("td", key === "tuned" || key === "base" ? (sample[key] === sample.expected ? "gt-right" : "") : "");
-      cell.textContent = sample[key];
+      cell.append(make("div", "", sample[key]));
       cell.dataset.label = key;
       row.append(cell);
     }

@@ -10,7 +10,7 @@ const make = (tag, className, text) => {
 const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 const NUMBER = new Intl.NumberFormat("en");
 const LOG_LINES = 1500;
-let run = null, cursor = null, train, evals, hardware, clock, misses = 0, confirming = null, plotly = null;
+let run = null, cursor = null, train, evals, hardware, clock, misses = 0, confirming = null, plotly = null, draws = 0;
 
 function forget() {
   cursor = { attempt: -1, version: -1, train: 0, evals: 0, hardware: 0, log: 0 };
@@ -164,6 +164,7 @@ function layout(extra) {
   return {
     margin: { l: 44, r: 12, t: 6, b: 34 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: colour("--gt-quiet"), size: 12, family: "system-ui, sans-serif" }, showlegend: false, uirevision: run,
+    datarevision: draws, // the arrays grow in place, so Plotly must be told that they changed
     hovermode: "x unified", hoverlabel: { bgcolor: colour("--gt-surface"), bordercolor: colour("--gt-line"),
       font: { color: colour("--gt-ink") } },
     ...extra, xaxis: { ...axis, ...extra.xaxis }, yaxis: { ...axis, ...extra.yaxis },
@@ -175,6 +176,7 @@ function line(x, y, name, ink, width, more) {
 }
 
 async function draw() {
+  draws += 1;
   if (!train.step.length && !evals.step.length && !hardware.time.length) return;
   plotly = plotly || loadPlotly();
   const Plotly = await plotly;

@@ -62,7 +62,9 @@ def test_set_up_watch_stop_resume_finish_compare(open_page):
     expect(pill(page)).to_have_text("Training", timeout=PATIENCE)
     expect(pill(page)).to_have_text("Finished", timeout=2 * PATIENCE)
     expect(page.locator('#monitor [data-at="report"]')).to_contain_text("Exact answers")
-    assert page.locator('#monitor [data-at="loss"] svg').count() > 0
+    for chart in ("loss", "rate"):  # the whole curve is drawn, not only its beginning
+        drawn = f"document.querySelector('#monitor [data-at={chart}]')._fullLayout.xaxis.range[1]"
+        assert page.evaluate(drawn) >= 60
 
     action(page, "Compare base and tuned").click()
     page.fill("#prompt textarea", "As JSON: At the shop, Mia sells 5 purple towels.")

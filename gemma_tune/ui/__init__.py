@@ -45,15 +45,6 @@ def build() -> gr.Blocks:
     return demo
 
 
-def open_run(run_id: str) -> list:
-    """Updates of tabs, monitor and picker that show a run."""
-    return [
-        gr.Tabs(selected="watch"),
-        gr.HTML(run=run_id),
-        gr.Dropdown(choices=history.choices(), value=run_id),
-    ]
-
-
 def _wire_tabs(tabs: tuple, watching: dict, comparing: dict) -> None:
     quiet = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
     for name, tab in zip(TABS, tabs, strict=True):
@@ -98,7 +89,7 @@ def _wire_actions(panels: tuple, shown: dict, comparing: dict, form: setup.SetUp
 
 def _act(action: str, run_id: str, shown: dict, comparing: dict, form: setup.SetUp) -> dict:
     """One action on one run; answers with the updates that show its result."""
-    opened = dict(zip(shown.values(), open_run(run_id), strict=True))
+    opened = dict(zip(shown.values(), watch.open_run(run_id), strict=True))
     if action in ("stop_keep", "stop_now"):
         engine.stop(run_id, now=action == "stop_now")
         return opened

@@ -16,7 +16,7 @@ from gemma_tune.catalog import MODELS, POCKET_ID
 from gemma_tune.config import RunConfig, field_of, parse
 from gemma_tune.errors import GemmaTuneError
 from gemma_tune.runs import engine
-from gemma_tune.ui import compare, setup, views
+from gemma_tune.ui import compare, setup, views, watch
 from gemma_tune.ui.form import MAPPED
 
 PREVIEW_ROWS = 50
@@ -343,8 +343,6 @@ def _to_review(tab: setup.SetUp, raw: tuple) -> list:
 
 
 def _start(tab: setup.SetUp, raw: tuple) -> list:
-    from gemma_tune.ui import open_run
-
     try:
         config, token = _read(tab, raw)
         report = report_for(config, token)
@@ -354,7 +352,7 @@ def _start(tab: setup.SetUp, raw: tuple) -> list:
         run_id = engine.start(config, token)
     except GemmaTuneError as error:
         return [views.fault_list(error.faults, "The run was not started"), *[gr.skip()] * 3]
-    return [gr.skip(), *open_run(run_id)]
+    return [gr.skip(), *watch.open_run(run_id)]
 
 
 def restore(tab: setup.SetUp, saved: dict | None) -> list:

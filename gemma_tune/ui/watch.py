@@ -10,7 +10,7 @@ import gradio as gr
 
 from gemma_tune.errors import GemmaTuneError
 from gemma_tune.runs.follower import follower
-from gemma_tune.ui import live
+from gemma_tune.ui import history, live
 from gemma_tune.ui.theme import PLOTLY_PATH, PLOTLY_URL
 
 FOLDER = Path(__file__).parent
@@ -58,3 +58,12 @@ def build() -> dict[str, gr.components.Component]:
         elem_classes="gt-picker",
     )
     return {"picker": picker, "monitor": monitor()}
+
+
+def open_run(run_id: str) -> list:
+    """Updates of tabs, monitor and picker that show a run."""
+    return [
+        gr.Tabs(selected="watch"),
+        gr.HTML(run=run_id),
+        gr.Dropdown(choices=history.choices(), value=run_id),
+    ]

@@ -42,7 +42,7 @@ def wait_for_step(page, at_least: int) -> None:
 
 def test_set_up_watch_stop_resume_finish_compare(open_page):
     page = open_page()
-    to_review(page, epochs="1")
+    to_review(page, epochs="2")
     page.click("#start")
     expect(pill(page)).to_have_text("Training", timeout=PATIENCE)
     assert "tab=watch" in page.url
@@ -64,7 +64,7 @@ def test_set_up_watch_stop_resume_finish_compare(open_page):
     expect(page.locator('#monitor [data-at="report"]')).to_contain_text("Exact answers")
     for chart in ("loss", "rate"):  # the whole curve is drawn, not only its beginning
         drawn = f"document.querySelector('#monitor [data-at={chart}]')._fullLayout.xaxis.range[1]"
-        assert page.evaluate(drawn) >= 60
+        assert page.evaluate(drawn) >= step(page) == 60
 
     action(page, "Compare base and tuned").click()
     page.fill("#prompt textarea", "As JSON: At the shop, Mia sells 5 purple towels.")

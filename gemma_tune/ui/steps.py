@@ -226,15 +226,7 @@ def _unusable(tab: setup.SetUp, raw: tuple, error: GemmaTuneError, mapped: int) 
         config, token = _read(tab, raw)
         table = data.read(config.data.source, config.data.subset, config.data.split, token)
     except GemmaTuneError:
-        return [
-            faults,
-            gr.skip(),
-            "",
-            gr.update(value=None),
-            gr.update(value=None),
-            "",
-            *[gr.skip()] * mapped,
-        ]
+        return _only_said(faults, mapped)
     columns = [gr.update(choices=["", *table.columns])] * mapped
     return [
         faults,

@@ -91,6 +91,11 @@ class State:
         return self.is_over and self.outcome != "finished"
 
     @property
+    def can_compare(self) -> bool:
+        """Whether there is anything tuned to load: the saved model or a checkpoint."""
+        return bool(self.saved or self.checkpoints)
+
+    @property
     def progress(self) -> float:
         """Share of the steps done, 0 to 1."""
         if self.outcome == "finished":

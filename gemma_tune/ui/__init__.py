@@ -89,14 +89,6 @@ def _wire_actions(panels: tuple, shown: dict, comparing: dict, form: setup.SetUp
 
 def _act(action: str, run_id: str, shown: dict, comparing: dict, form: setup.SetUp) -> dict:
     """One action on one run; answers with the updates that show its result."""
-    opened = dict(zip(shown.values(), watch.open_run(run_id), strict=True))
-    if action in ("stop_keep", "stop_now"):
-        engine.stop(run_id, now=action == "stop_now")
-        return opened
-    if action == "resume":
-        compare.make_room()
-        engine.resume(run_id, steps.token_of(None))
-        return opened
     if action == "compare":
         return {
             shown["tabs"]: gr.Tabs(selected="compare"),
@@ -114,7 +106,12 @@ def _act(action: str, run_id: str, shown: dict, comparing: dict, form: setup.Set
             shown["picker"]: gr.Dropdown(choices=history.choices(), value=None),
             shown["monitor"]: gr.HTML(run=""),
         }
-    return opened
+    if action in ("stop_keep", "stop_now"):
+        engine.stop(run_id, now=action == "stop_now")
+    elif action == "resume":
+        compare.make_room()
+        engine.resume(run_id, steps.token_of(None))
+    return dict(zip(shown.values(), watch.open_run(run_id), strict=True))
 
 
 def _fill(config: RunConfig, form: setup.SetUp) -> dict:

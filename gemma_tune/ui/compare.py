@@ -122,9 +122,7 @@ def wire(parts: dict[str, Any]) -> None:
         _ask_anyway, inputs, shown, api_name="compare_anyway", api_visibility="private", concurrency_limit=1,
         concurrency_id="chat", show_progress="hidden",
     )  # fmt: skip
-    parts["stop"].click(
-        lambda: resident.stop(), None, None, cancels=None, queue=False, api_name="stop_answer"
-    )
+    parts["stop"].click(lambda: resident.stop(), None, None, queue=False, api_name="stop_answer")
     parts["clear"].click(
         lambda: [[], [], "", ""], None, shown[:4], cancels=[asking, anyway], api_name="clear_answers",
         api_visibility="private",
@@ -154,8 +152,10 @@ def offer(run_id: str | None) -> list:
     state = engine.read_state(run_id)
     questions = [sample["prompt"] for sample in state.samples]
     nothing = views.notice("warm", "No model yet", "This run has saved nothing so far.")
-    ready = state.saved or state.checkpoints
-    return [gr.update(choices=questions, value=None, visible=bool(questions)), "" if ready else nothing]
+    return [
+        gr.update(choices=questions, value=None, visible=bool(questions)),
+        "" if state.can_compare else nothing,
+    ]
 
 
 def make_room() -> None:

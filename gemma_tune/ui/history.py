@@ -41,7 +41,7 @@ def _row(folder) -> dict:
         "result": result,
         "live": state.is_live,
         "can_resume": state.can_resume,
-        "can_compare": bool(state.saved or state.checkpoints),
+        "can_compare": state.can_compare,
         "path": str(folder.path),
     }
 

@@ -260,7 +260,7 @@ def actions(state: State) -> list[tuple]:
             return [NOW] if state.stop_mode == "keep" else []
         return [KEEP, NOW]
     offered = []
-    if state.saved or state.checkpoints:
+    if state.can_compare:
         offered.append(
             COMPARE
             if state.status == "finished" or not state.can_resume

@@ -14,6 +14,7 @@ from gemma_tune.errors import GemmaTuneError
 EXIT_OK, EXIT_FAILED, EXIT_MEND, EXIT_STOPPED = 0, 1, 2, 3
 POLL_SECONDS = 0.5
 BAR_CHARACTERS = 24
+ROWS_NAMED = 5  # of a finding
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -82,7 +83,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from gemma_tune.runs import engine
 
     config = _load(arguments)
-    report = data.check(config, _token())
+    report = data.check(config, _token(), _reading)
     _print_report(report)
     if report.faults:
         raise DataError(*report.faults)
@@ -94,7 +95,7 @@ def _train(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     from gemma_tune import data
 
-    report = data.check(_load(arguments), _token())
+    report = data.check(_load(arguments), _token(), _reading)
     _print_report(report)
     for fault in report.faults:
         print(f"✗ {fault}", file=sys.stderr)
@@ -114,23 +115,47 @@ def _load(arguments: argparse.Namespace):
 def _allow(config) -> None:
     """Who owns the shell may read what they name: its files join the allowed roots of this process and its worker."""
     named = [config.data.source, config.data.validation_source, config.model.id]
+    named += [one.source for one in config.data.mix]
     roots = os.environ.get("GEMMA_TUNE_ROOTS", "").split(os.pathsep)
     roots += [str(Path(name).resolve()) for name in named if name and Path(name).exists()]
     os.environ["GEMMA_TUNE_ROOTS"] = os.pathsep.join(root for root in roots if root)
 
 
+def _reading(phase: str, done: int, total: int | None) -> None:
+    """How far the check is, on a terminal."""
+    if sys.stderr.isatty():
+        share = f" {done / total:.0%}" if total else ""
+        print(
+            f"\r\033[K{phase}{share}" if phase != "looking" else "\r\033[K",
+            end="",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
 def _print_report(report) -> None:
-    """Counts, then every rejected row: nothing is left out silently."""
+    """Counts, then every rejected row, the findings and the warnings: nothing is left out silently."""
+    schema = report.prepared.schema
     print(
-        f"{report.rows_read:,} rows read as {report.prepared.schema.format}: {report.rows_accepted:,} accepted, "
+        f"{report.rows_read:,} rows read as {schema.format}: {report.rows_accepted:,} accepted, "
         f"{report.rows_rejected:,} left out; {report.train_rows:,} to train on, {report.validation_rows:,} to check with"
     )
+    print(f"{schema.why} ({schema.confidence:.0%} sure)")
     print(
-        f"{report.total_tokens:,} tokens, {report.supervised_tokens:,} of them learned; {len(report.cut_rows):,} rows "
+        f"{report.total_tokens:,} tokens, {report.supervised_tokens:,} of them learned; {report.cut_rows:,} rows "
         f"are cut; {report.total_steps:,} steps, {report.steps_per_epoch:,} per epoch"
     )
-    for row in report.rejected:
-        print(f"  row {row.number}, {row.field}: {row.rule} Found: {row.value!r}. {row.way_out}")
+    for row in report.prepared.store.rejected():
+        place = ", ".join(filter(None, (f"{row.file} row {row.number}".strip(), row.place)))
+        print(f"  {place}: {row.rule} Found: {row.value!r}. {row.way_out}")
+    for fixes, count in report.fixable.items():
+        print(f"  {count:,} of them can be mended: data.fixes=[{fixes.replace(' + ', ',')}]")
+    for finding in report.findings:
+        count = f"{finding.count:,} rows: " if finding.count else ""
+        rows = ", ".join(f"{one.file} {one.number}".strip() for one in finding.examples[:ROWS_NAMED])
+        print(
+            f"{'!' if finding.tone == 'warm' else '·'} {finding.title}: {count}{finding.words}{f' Rows {rows}.' if rows else ''}"
+        )
     for warning in report.warnings:
         print(f"! {warning}")
 

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -87,17 +87,51 @@ class ModelSection(Section):
     )
 
 
+Schema = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "preference", "kto", "text"]
+Fix = Literal["strip", "drop_empty_turns", "merge_turns"]
+
+
+class MixSource(BaseModel):
+    """One more source of a run, with how its rows are read."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+    source: str = Field(min_length=1)
+    subset: str = ""
+    split: str = "train"
+    format: Schema = "auto"
+    columns: dict[str, str] = {}
+    weight: float = Field(1.0, gt=0, le=100)
+
+
 class DataSection(Section):
     source: str = setting(
-        "example:pocket-json", "Data", "example:NAME, hub:OWNER/NAME, or the path of a file.", front=True
+        "example:pocket-json",
+        "Data",
+        "example:NAME, hub:OWNER/NAME, tfds:NAME, or the path of a file, a zip file or a folder.",
+        front=True,
     )
     subset: str = setting("", "Subset", "Configuration of a Hub data set; empty for its default.")
-    split: str = setting("train", "Split", "Split of a Hub data set.")
-    format: Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "preference"] = setting(
-        "auto", "Schema", "How a row is read; auto recognises it from the columns."
+    split: str = setting(
+        "train", "Split", "Split of a Hub or TFDS data set; train[:1000] and train[10%:20%] take a part."
     )
+    format: Schema = setting("auto", "Schema", "How a row is read; auto recognises it from the columns.")
     columns: dict[str, str] = setting(
         {}, "Columns", "Which column holds which field, such as prompt: question. Empty: by their names."
+    )
+    fixes: list[Fix] = setting(
+        [],
+        "Fixes",
+        "What is mended in rows: strip blanks around turns, drop_empty_turns, merge_turns of one role.",
+    )
+    weight: float = setting(
+        1.0, "Weight", "How often each row is learned per epoch: 0.5 takes half of them, 2 each twice.",
+        gt=0, le=100, unit="times",
+    )  # fmt: skip
+    mix: list[MixSource] = setting(
+        [],
+        "Mix",
+        "Further sources of the same run, each with source, subset, split, format, columns, weight.",
     )
     validation_source: str = setting(
         "",
@@ -106,6 +140,13 @@ class DataSection(Section):
     )
     validation_fraction: float = setting(
         0.1, "Validation share", "Share of the rows held back to measure progress.", ge=0, le=0.5, front=True
+    )
+    validation_rows: int = setting(
+        0, "Validation rows", "So many rows held back in place of a share; 0: the share counts.",
+        ge=0, le=10_000_000, unit="rows",
+    )  # fmt: skip
+    split_column: str = setting(
+        "", "Split column", "A column that says train, or validation, dev, eval or test; empty: none."
     )
     split_seed: int = setting(
         42, "Split seed", "The same seed splits the same data alike.", ge=0, le=2**31 - 1
@@ -370,9 +411,11 @@ def range_text(dotted: str) -> str:
     choices = get_args(info.annotation)
     if choices and all(isinstance(choice, str) for choice in choices):
         return "one of " + ", ".join(choices)
-    kind = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(
-        info.annotation, "a mapping"
-    )
+    kind = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(info.annotation)
+    if get_origin(info.annotation) is list:
+        inner = get_args(get_args(info.annotation)[0])
+        kind = "a list" + (f" of {', '.join(inner)}" if inner else "")
+    kind = kind or "a mapping"
     words = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
     limits = [
         f"{words[rule]} {value:,g}" if value < 1e6 else f"{words[rule]} {value:,}"
@@ -397,6 +440,8 @@ def _fault(item: Mapping[str, Any]) -> Fault:
         sections = list(RunConfig.model_fields)
         names = list(known) if "." in where else sections
         return Fault(where, shown(item["input"]), "There is no such setting.", _did_you_mean(where, names))
+    if ".".join(where.split(".")[:2]) == "data.fixes":
+        where = "data.fixes"
     if where in known:
         info = known[where]
         unit = info.json_schema_extra["unit"]

@@ -16,6 +16,7 @@ FLOORS = [
     {"config"},
     {"hub_errors", "reference"},
     {"hub"},
+    {"hub_access"},
     {"data", "runs"},
     {"workers", "ui"},
     {"server"},

@@ -1,31 +1,40 @@
 """Data sets: every source and schema becomes rows of one normal form, checked before training.
 
-sources → files, hub_sets (bytes to rows) → formats, converters, turns (rows to conversations) → split → doctor, rendering.
+sources → readers, hub_sets, tfds_sets (pieces of rows) → formats, converters, turns (the normal form) → store (on disk)
+→ split → tokens → doctor, findings. Nothing is held whole; what was made once is found again by its fingerprint.
 """
 
 from gemma_tune.data.doctor import Report, check
-from gemma_tune.data.formats import convert, recognise
-from gemma_tune.data.rendering import ChatTokenizer, Encoding
-from gemma_tune.data.rows import Prepared, Rejected, Row, Schema, Table
-from gemma_tune.data.sources import example_names, hub_choices, keep_upload, read
-from gemma_tune.data.split import gather, prepare
+from gemma_tune.data.formats import recognise
+from gemma_tune.data.parallel import Cancelled, Watch, unwatched
+from gemma_tune.data.prepare import Prepared, prepare
+from gemma_tune.data.rendering import ChatTokenizer
+from gemma_tune.data.rows import Rejected, Row, Schema, Table
+from gemma_tune.data.sources import choices_of, example_names, first_rows, keep_uploads, open_source, read
+from gemma_tune.data.store import Store
+from gemma_tune.data.tokens import Tokens, tokens_of
 
 __all__ = [
+    "Cancelled",
     "ChatTokenizer",
-    "Encoding",
     "Prepared",
     "Rejected",
     "Report",
     "Row",
     "Schema",
+    "Store",
     "Table",
+    "Tokens",
+    "Watch",
     "check",
-    "convert",
+    "choices_of",
     "example_names",
-    "gather",
-    "hub_choices",
-    "keep_upload",
+    "first_rows",
+    "keep_uploads",
+    "open_source",
     "prepare",
     "read",
     "recognise",
+    "tokens_of",
+    "unwatched",
 ]

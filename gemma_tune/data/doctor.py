@@ -1,4 +1,4 @@
-"""What the model will see of a data set, before the first second of training: counts, lengths, cuts, faults.
+"""What the model will see of a data set, before the first second of training: counts, lengths, cuts, faults, findings.
 
 `check` is what the page's review and `gemma-tune check` show. A run whose report holds a fault is refused.
 """
@@ -6,112 +6,203 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
+from itertools import islice
+
+import numpy as np
 
 from gemma_tune import catalog, hub
 from gemma_tune.config import RunConfig
-from gemma_tune.data.rendering import TURN_TOKENS, ChatTokenizer
-from gemma_tune.data.rows import Prepared, Rejected, Row
-from gemma_tune.data.split import gather
+from gemma_tune.data.findings import Finding, findings_of
+from gemma_tune.data.parallel import Watch, unwatched
+from gemma_tune.data.prepare import Prepared, gather
+from gemma_tune.data.rows import Rejected
+from gemma_tune.data.tokens import NO_SINGLE_BOS, NO_TURN_END, Tokens, tokens_of
 from gemma_tune.errors import Fault, ModelError
 
 UNLEARNABLE_SHARE = (
     0.05  # above it the start is refused: most often the maximum length or the schema is wrong
 )
-CHUNK_ROWS = 2_000
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Token counts of the training rows, in their order."""
-
-    max_length: int
-    lengths: list[int] = field(default_factory=list)  # uncut
-    learned: list[int] = field(default_factory=list)  # tokens with loss within max_length
-    before: list[int] = field(default_factory=list)  # tokens before the first with loss
-
-    @property
-    def total_tokens(self) -> int:
-        return sum(min(length, self.max_length) for length in self.lengths)
+ROWS_LISTED = 1_000
 
 
 @dataclass(frozen=True)
 class Report:
+    """Lists of rows are cut at ROWS_LISTED; the counts are whole. `lengths` are of training rows, uncut."""
+
     prepared: Prepared
     rows_read: int
     rows_accepted: int
     rows_rejected: int
-    train_rows: int
+    train_rows: int  # of an epoch: a row of a source with weight 2 counts twice
     validation_rows: int
     rejected: list[Rejected]
-    lengths: list[int] = field(default_factory=list)  # tokens per training row, uncut
-    cut_rows: list[Rejected] = field(default_factory=list)
-    unlearnable_rows: list[Rejected] = field(default_factory=list)  # nothing learned is left; TRL drops them
+    fixable: dict[str, int] = field(default_factory=dict)  # mechanical fixes -> rows that they would save
+    tokens: Tokens | None = None
+    lengths: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
+    cut_rows: int = 0
+    unlearnable_rows: int = 0  # nothing learned is left; they are left out
+    limited: list[Rejected] = field(
+        default_factory=list
+    )  # the rows that are cut, left out or refused by the template
     total_tokens: int = 0  # of the training rows after the cut
     supervised_tokens: int = 0
     steps_per_epoch: int = 0
     total_steps: int = 0
+    findings: list[Finding] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     warnings: list[Fault] = field(default_factory=list)
 
 
-def check(config: RunConfig, token: str | None = None) -> Report:
-    """Prepares and tokenises every training row. DataError where the source cannot be read at all.
+def check(config: RunConfig, token: str | None = None, watch: Watch = unwatched) -> Report:
+    """Prepares and tokenises every row. DataError where the source cannot be read at all.
 
-    A model that cannot be used is a fault in the report, beside those of the data.
+    A model that cannot be used is a fault in the report, beside those of the data. `watch` is told how far it is, and
+    may stop the work.
     """
-    prepared = gather(config, token)
+    prepared = gather(config, token, watch)
     faults, warnings = list(prepared.faults), list(prepared.warnings)
-    measured = None
+    tokens = None
     try:
         wanted = config.model.id, config.model.revision, token
         hub.inspect_model(*wanted)
-        tokenizer = ChatTokenizer.from_folder(hub.tokenizer_folder(*wanted))
-        measured = measure(prepared.train, tokenizer, config)
+        folder = hub.tokenizer_folder(*wanted)
+        tokens = tokens_of(prepared.store, folder, config.train.assistant_only_loss, watch)
     except ModelError as error:
         faults += error.faults
-    accepted = len(prepared.train) + len(prepared.validation)
-    counts = {
-        "rows_read": accepted + len(prepared.rejected),
-        "rows_accepted": accepted,
-        "rows_rejected": len(prepared.rejected),
+    watch("looking", 0, None)
+    store = prepared.store
+    rejected = list(islice(store.rejected(), ROWS_LISTED))
+    known = {
+        "rows_read": len(store) + store.rejected_count,
+        "rows_accepted": len(store),
+        "rows_rejected": store.rejected_count,
         "train_rows": len(prepared.train),
         "validation_rows": len(prepared.validation),
+        "rejected": rejected,
+        "fixable": dict(Counter(" + ".join(one.fixes) for one in rejected if one.fixes)),
+        "findings": findings_of(prepared),
     }
     warnings += _set_warnings(prepared, config)
-    if not measured:
-        return Report(prepared, rejected=prepared.rejected, **counts, faults=faults, warnings=warnings)
-    cut, unlearnable = _cut_rows(prepared.train, measured), _unlearnable_rows(prepared.train, measured)
-    faults += _length_faults(prepared.train, unlearnable, measured)
-    warnings += _length_warnings(prepared.train, cut, unlearnable, measured, config)
-    per_epoch = steps_per_epoch(len(prepared.train) - len(unlearnable), measured.total_tokens, config)
+    if tokens is None or not len(prepared.train):
+        return Report(prepared, **known, tokens=tokens, faults=faults, warnings=warnings)
+    measured = _Measured(prepared, tokens, config)
+    per_epoch = steps_per_epoch(
+        len(prepared.train) - len(measured.unlearnable), measured.total_tokens, config
+    )
     return Report(
         prepared,
-        **counts,
-        rejected=prepared.rejected,
+        **known,
+        tokens=tokens,
         lengths=measured.lengths,
-        cut_rows=cut,
-        unlearnable_rows=unlearnable,
+        cut_rows=int(measured.cut.sum()),
+        unlearnable_rows=len(measured.unlearnable),
+        limited=measured.limited(),
         total_tokens=measured.total_tokens,
-        supervised_tokens=sum(measured.learned),
+        supervised_tokens=int(measured.learned.sum()),
         steps_per_epoch=per_epoch,
         total_steps=total_steps(per_epoch, config),
-        faults=faults,
-        warnings=warnings,
+        faults=faults + measured.faults(),
+        warnings=warnings + measured.warnings(),
     )
 
 
-def measure(rows: list[Row], tokenizer: ChatTokenizer, config: RunConfig) -> Measured:
-    """In chunks, so that the tokens of a large set are never held at once."""
-    max_length, answers_only = config.train.max_length, config.train.assistant_only_loss
-    measured = Measured(max_length)
-    for start in range(0, len(rows), CHUNK_ROWS):
-        chunk = [row.messages for row in rows[start : start + CHUNK_ROWS]]
-        for length, learned, before in tokenizer.measure(chunk, max_length, answers_only):
-            measured.lengths.append(length)
-            measured.learned.append(learned)
-            measured.before.append(before)
-    return measured
+class _Measured:
+    """Token counts of the training rows, in their order, and what follows from them."""
+
+    def __init__(self, prepared: Prepared, tokens: Tokens, config: RunConfig) -> None:
+        self.store, self.tokens, self.config = prepared.store, tokens, config
+        self.rows = prepared.train
+        self.max_length = config.train.max_length
+        self.lengths = tokens.lengths[self.rows]
+        self.learned = tokens.learned(self.max_length)[self.rows]
+        self.cut = self.lengths > self.max_length
+        self.unlearnable = np.flatnonzero(self.learned == 0)
+        self.total_tokens = int(np.minimum(self.lengths, self.max_length).sum())
+        self.refused = dict(tokens.refused()) if not self.lengths.all() else {}
+
+    def limited(self) -> list[Rejected]:
+        """The first rows that do not come whole to the model, each with the reason."""
+        odd = np.flatnonzero(self.cut | (self.learned == 0))
+        facts = self.store.facts[self.rows[odd[:ROWS_LISTED]]]
+        return [
+            self._reason(int(place), int(fact["number"]), self.store.files[fact["file"]])
+            for place, fact in zip(odd[:ROWS_LISTED], facts, strict=True)
+        ]
+
+    def _reason(self, place: int, number: int, file: str) -> Rejected:
+        length = f"{self.lengths[place]:,} tokens"
+        if reason := self.refused.get(int(self.rows[place])):
+            return Rejected(number, "", "", reason, "Take the row out, or choose another model.", file)
+        if not self.learned[place]:
+            rule = f"Its first {self.max_length} tokens hold no part of an answer, so it is left out."
+            return Rejected(
+                number, "", length, rule, "Shorten the question, or raise train.max_length.", file
+            )
+        rule = f"Longer than {self.max_length} tokens, so its end is cut."
+        way_out = f"Shorten it, or set train.max_length to {self.lengths[place]}."
+        return Rejected(number, "", length, rule, way_out, file)
+
+    def faults(self) -> list[Fault]:
+        refused = [place for place in self.unlearnable if not self.lengths[place]]
+        if len(refused) > UNLEARNABLE_SHARE * len(self.rows):
+            reason = self.refused.get(int(self.rows[refused[0]]), "")
+            rule = f"{len(refused):,} of {len(self.rows):,} rows are refused by the model's chat template."
+            return [Fault("chat template", "", rule, reason)]
+        if len(self.unlearnable) <= UNLEARNABLE_SHARE * len(self.rows):
+            return []
+        if len(self.unlearnable) == len(self.rows):
+            rule = "No row keeps a token to learn from at this maximum length."
+        else:
+            rule = f"{len(self.unlearnable):,} of {len(self.rows):,} rows keep no token to learn from at this maximum length."
+        before = np.sort(self.tokens.before_learned()[self.rows])
+        needed = before[len(before) - 1 - math.floor(UNLEARNABLE_SHARE * len(before))]
+        way_out = (
+            f"Set it above {needed:,}, so that nearly every row keeps some answer, or shorten the questions."
+        )
+        return [Fault("train.max_length", str(self.max_length), rule, way_out)]
+
+    def warnings(self) -> list[Fault]:
+        found, where, value = [], "train.max_length", str(self.max_length)
+        longest = int(self.lengths.max())
+        if self.cut.any():
+            rule = f"{self.cut.sum():,} of {len(self.rows):,} rows are cut at the end."
+            found.append(Fault(where, value, rule, f"The longest row has {longest:,} tokens."))
+        if 0 < len(self.unlearnable) <= UNLEARNABLE_SHARE * len(self.rows):
+            rule = f"{len(self.unlearnable):,} of {len(self.rows):,} rows keep no token to learn from, and are left out."
+            found.append(
+                Fault(
+                    where,
+                    value,
+                    rule,
+                    "Each is listed with its reason; raise the length to train on long ones.",
+                )
+            )
+        return found + self._context_warning(longest) + self._rule_warnings()
+
+    def _context_warning(self, longest: int) -> list[Fault]:
+        card = catalog.MODELS.get(self.config.model.id)
+        longest = min(longest, self.max_length)
+        if not card or longest <= card.context_tokens:
+            return []
+        rule = (
+            f"The longest row has {longest:,} tokens, but {card.label} reads at most {card.context_tokens:,}."
+        )
+        return [Fault("train.max_length", str(self.max_length), rule, f"Set it to {card.context_tokens}.")]
+
+    def _rule_warnings(self) -> list[Fault]:
+        """Gemma's own rules, looked up in the very tokens."""
+        odd, found = self.tokens.odd[self.rows], []
+        for bit, rule, way_out in (
+            (NO_SINGLE_BOS, "do not begin with exactly one <bos>", "Take <bos> out of the texts."),
+            (NO_TURN_END, "do not learn the end of their answer", "Use a model with Gemma's own template."),
+        ):
+            rows = self.rows[(odd & bit) > 0]
+            if len(rows):
+                first = ", ".join(str(number) for number in self.store.facts["number"][rows[:5]])
+                found.append(Fault("chat template", f"rows {first}", f"{len(rows):,} rows {rule}.", way_out))
+        return found
 
 
 def steps_per_epoch(rows: int, tokens: int, config: RunConfig) -> int:
@@ -130,107 +221,22 @@ def total_steps(per_epoch: int, config: RunConfig) -> int:
     return math.ceil(config.train.num_train_epochs * per_epoch)
 
 
-def _cut_rows(rows: list[Row], measured: Measured) -> list[Rejected]:
-    limit = measured.max_length
-    return [
-        Rejected(
-            row.number, "", f"{length} tokens", f"Longer than {limit} tokens, so its end is cut.",
-            f"Shorten it, or set train.max_length to {length}.",
-        )
-        for row, length in zip(rows, measured.lengths, strict=True)
-        if length > limit
-    ]  # fmt: skip
-
-
-def _unlearnable_rows(rows: list[Row], measured: Measured) -> list[Rejected]:
-    return [
-        Rejected(
-            row.number, "", f"{length} tokens", f"Its first {measured.max_length} tokens hold no part of an answer.",
-            "Shorten the question, or raise train.max_length.",
-        )
-        for row, length, learned in zip(rows, measured.lengths, measured.learned, strict=True)
-        if not learned
-    ]  # fmt: skip
-
-
-def _length_faults(rows: list[Row], unlearnable: list[Rejected], measured: Measured) -> list[Fault]:
-    if not rows or len(unlearnable) <= UNLEARNABLE_SHARE * len(rows):
-        return []
-    if len(unlearnable) == len(rows):
-        rule = "No row keeps a token to learn from at this maximum length."
-    else:
-        rule = f"{len(unlearnable)} of {len(rows)} rows keep no token to learn from at this maximum length."
-    needed = sorted(measured.before)[len(rows) - 1 - math.floor(UNLEARNABLE_SHARE * len(rows))]
-    way_out = (
-        f"Set it above {needed:,}, so that nearly every row keeps some answer, or shorten the questions."
-    )
-    return [Fault("train.max_length", str(measured.max_length), rule, way_out)]
-
-
-def _length_warnings(
-    rows: list[Row], cut: list[Rejected], unlearnable: list[Rejected], measured: Measured, config: RunConfig
-) -> list[Fault]:
-    warnings = []
-    if cut:
-        rule = f"{len(cut)} of {len(rows)} rows are cut at the end."
-        warnings.append(
-            Fault("train.max_length", str(measured.max_length), rule, f"The longest row has {max(measured.lengths):,} tokens.")
-        )  # fmt: skip
-    if 0 < len(unlearnable) <= UNLEARNABLE_SHARE * len(rows):
-        rule = f"{len(unlearnable)} of {len(rows)} rows keep no token to learn from, and are left out."
-        warnings.append(
-            Fault("train.max_length", str(measured.max_length), rule, "Raise it to train on them.")
-        )
-    card = catalog.MODELS.get(config.model.id)
-    longest = min(max(measured.lengths, default=0), measured.max_length)
-    if card and longest > card.context_tokens:
-        rule = (
-            f"The longest row has {longest:,} tokens, but {card.label} reads at most {card.context_tokens:,}."
-        )
-        warnings.append(
-            Fault("train.max_length", str(measured.max_length), rule, f"Set it to {card.context_tokens}.")
-        )
-    if config.advanced.sft.get("packing"):
-        warnings.append(
-            Fault("advanced.sft.packing", "true", "With packing the number of steps is an estimate.", "")
-        )
-    return warnings
-
-
 def _set_warnings(prepared: Prepared, config: RunConfig) -> list[Fault]:
     """What does not stop a run but may surprise."""
-    source, warnings = prepared.table.source, []
-    if prepared.rejected:
-        total = len(prepared.rejected) + len(prepared.train) + len(prepared.validation)
-        rule = f"{len(prepared.rejected)} of {total} rows are not used."
+    source, store, warnings = prepared.source, prepared.store, []
+    if store.rejected_count:
+        total = store.rejected_count + len(store)
+        rule = f"{store.rejected_count:,} of {total:,} rows are not used."
         warnings.append(Fault(source, "", rule, "Each is listed with its reason."))
-    trained = {row.identity() for row in prepared.train}
-    if copies := len(prepared.train) - len(trained):
-        rule = f"{copies} of {len(prepared.train)} training rows are exact copies of another one."
-        warnings.append(
-            Fault(source, "", rule, "The model sees them more often; take them out if that is not meant.")
-        )
-    if seen := sum(row.identity() in trained for row in prepared.validation):
-        rule = f"{seen} of {len(prepared.validation)} validation rows are among the training rows too."
-        warnings.append(
-            Fault(source, "", rule, "Validation will look better than it is; take them out of one side.")
-        )
-    if marked := next((row for row in prepared.train if _holds_control_tokens(row)), None):
-        rule = (
-            "Some text holds Gemma's control tokens, which the model reads as the end or beginning of a turn."
-        )
-        warnings.append(
-            Fault(f"{source} row {marked.number}", "", rule, "Take them out: turns are marked for you.")
-        )
-    if prepared.train and not prepared.validation:
+    if len(prepared.train) and not len(prepared.validation):
         share = config.data.validation_fraction
         rule = "There are no validation rows, so nothing shows whether the model learns or memorises."
         way_out = (
             "Add rows: there are too few different ones to hold any back." if share else "Set it to 0.1."
         )
         warnings.append(Fault("data.validation_fraction", str(share), rule, way_out))
+    if config.advanced.sft.get("packing"):
+        warnings.append(
+            Fault("advanced.sft.packing", "true", "With packing the number of steps is an estimate.", "")
+        )
     return warnings
-
-
-def _holds_control_tokens(row: Row) -> bool:
-    return any(token in message["content"] for message in row.messages for token in TURN_TOKENS)

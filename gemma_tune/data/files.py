@@ -1,303 +1,363 @@
-"""The bytes of a file → rows: JSON array, JSONL, CSV and TSV, with encoding and delimiter found.
+"""Files on disk as bytes: which of them a path means, packed ones within bounds, their encoding and fingerprint.
 
-What is wrong with the file as a whole is a DataError; what is wrong with one row is a `Rejected`.
+What stands in them is `readers`' matter. A path may be a file, a folder of files, a gzip or a zip file.
 """
 
 from __future__ import annotations
 
-import csv
+import codecs
+import gzip
 import hashlib
 import io
-import json
-from collections import Counter
-from dataclasses import dataclass, field
-from itertools import islice
-from pathlib import Path
+import stat
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
-from gemma_tune.data.rows import Rejected, Table
 from gemma_tune.errors import DataError, shown
 
-csv.field_size_limit(2**31 - 1)  # the default of 128 KiB per cell refuses long answers
-
-KNOWN = "JSON (an array), JSONL, CSV or TSV"
+SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".txt", ".md")
+KNOWN = "JSON, JSONL, CSV, TSV, Parquet or plain text"
+BLOCK_BYTES = 1 << 20
+HEAD_BYTES = 1 << 20
+MAX_UNPACKED_BYTES = 16_000_000_000  # of one packed file
+MAX_RATIO, RATIO_COUNTS_FROM_BYTES = 200, 100_000_000  # text packs about 10 to 1; a bomb 1,000 to 1
+MAX_FILES = 1_000
+MAX_ROW_BYTES = 32_000_000
 _BINARY = {
-    b"PK\x03\x04": "an Excel or zip file",
-    b"PAR1": "a Parquet file",
-    b"\x1f\x8b": "a gzip file",
+    b"PK\x03\x04": "a zip file under another name",
+    b"\x1f\x8b": "a gzip file under another name",
     b"%PDF": "a PDF file",
     b"\xd0\xcf\x11\xe0": "an old Excel or Word file",
+    b"\x28\xb5\x2f\xfd": "a Zstandard file",
+    b"BZh": "a bzip2 file",
+    b"\xfd7zXZ": "an xz file",
+    b"ARROW1": "an Arrow file",
 }
+_OUTSIDE = "Pack the file again without folders that lead outside it."
 
 
-@dataclass
-class _Parsed:
-    rows: list[tuple[int, dict]] = field(default_factory=list)
-    rejected: list[Rejected] = field(default_factory=list)
-    columns: dict[str, None] = field(default_factory=dict)  # an ordered set
+@dataclass(frozen=True)
+class DataFile:
+    """One file of rows, packed or not."""
 
-    def add(self, number: int, value: object) -> None:
-        if not isinstance(value, dict):
-            self.reject(
-                number, value, "A row must be an object.", 'Write it as {"instruction": "…", "output": "…"}.'
-            )
-            return
-        self.rows.append((number, value))
-        self.columns.update(dict.fromkeys(value))
+    path: Path
+    label: str  # as it is shown
+    suffix: str  # of what stands in it
+    member: str = ""  # its name within a zip file
 
-    def reject(self, number: int, value: object, rule: str, way_out: str) -> None:
-        self.rejected.append(Rejected(number, "", shown(value), rule, way_out))
+    def open(self) -> BinaryIO:
+        """Its bytes, unpacked. DataError where they cannot be read."""
+        with told(self.label):
+            if self.member:
+                archive = zipfile.ZipFile(self.path)
+                packed = archive.getinfo(self.member).compress_size
+                return _Bounded(archive.open(self.member), packed, self.label)
+            if self.path.suffix.lower() == ".gz":
+                return _Bounded(gzip.open(self.path), self.path.stat().st_size, self.label)
+            return self.path.open("rb")
 
-    def full(self, limit: int | None) -> bool:
-        return limit is not None and len(self.rows) >= limit
+    @property
+    def key(self) -> tuple[str, str, int, int]:
+        """Changes where the file does."""
+        found = self.path.stat()
+        return str(self.path), self.member, found.st_size, found.st_mtime_ns
 
 
-def read_file(path: Path, limit: int | None = None) -> Table:
-    """At most `limit` rows. Raises DataError where the file as a whole cannot be read."""
-    where = path.name
+@dataclass(frozen=True)
+class Probe:
+    """What one pass over a file tells."""
+
+    sha256: str
+    bytes: int  # unpacked
+    encoding: str
+    note: str  # where the encoding had to be guessed
+
+
+class _Bounded(io.RawIOBase):
+    """A packed file that stops when it unpacks to more than any honest one."""
+
+    def __init__(self, inner: BinaryIO, packed_bytes: int, label: str) -> None:
+        self._inner, self._packed, self._label, self._read = inner, max(1, packed_bytes), label, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self._inner.seekable()
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._inner.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._inner.tell()
+
+    def readinto(self, buffer) -> int:
+        with told(self._label):
+            count = self._inner.readinto(buffer)
+        self._read += count or 0
+        far = self._read > RATIO_COUNTS_FROM_BYTES and self._read > MAX_RATIO * self._packed
+        if far or self._read > MAX_UNPACKED_BYTES:
+            raise DataError.at(
+                self._label, f"{self._packed:,} bytes unpack to more than {self._read:,}",
+                "The file unpacks to far more than it should, as a decompression bomb does.",
+                "Unpack it yourself, look at it, and upload what is inside.",
+            )  # fmt: skip
+        return count
+
+    def close(self) -> None:
+        self._inner.close()
+        super().close()
+
+
+@contextmanager
+def told(label: str) -> Iterator[None]:
+    """What the disk and the unpackers raise, as a DataError."""
     try:
-        data = path.read_bytes()
+        yield
     except FileNotFoundError:
+        raise DataError.at(label, None, "There is no such file.", "Upload it, or correct the path.") from None
+    except (gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise DataError.at(
-            str(path), None, "There is no such file.", "Upload it, or correct the path."
+            label, error, "The packed file is damaged or cut off.", "Pack or upload it again."
+        ) from None
+    except RuntimeError as error:  # zipfile's word for a password
+        raise DataError.at(
+            label, error, "The zip file is locked with a password.", "Pack it again without one."
         ) from None
     except OSError as error:
         raise DataError.at(
-            str(path), error.strerror or error, "The file cannot be read.", "Check the path and its rights."
+            label, error.strerror or error, "The file cannot be read.", "Check the path and its rights."
         ) from None
-    text, notes = decode(data, where)
-    if not text.strip():
-        raise DataError.at(
-            where, f"{len(data)} bytes", "The file is empty.", "Choose a file with at least one row."
-        )
-    parsed = _parse(text, path.suffix.lower(), where, limit, notes)
-    if not parsed.rows and not parsed.rejected:
-        raise DataError.at(
-            where, shown(text), "The file holds no row.", "Choose a file with at least one row."
-        )
-    fingerprint = hashlib.sha256(data).hexdigest()
-    return Table(list(parsed.columns), parsed.rows, parsed.rejected, fingerprint, where, notes)
 
 
-def decode(data: bytes, where: str) -> tuple[str, list[str]]:
-    """The text, and a note where the encoding had to be guessed."""
-    for magic, kind in _BINARY.items():
-        if data.startswith(magic):
-            raise DataError.at(where, data[:8], f"This is {kind}, not text.", f"Save it as {KNOWN} in UTF-8.")
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        try:
-            return data.decode("utf-16"), ["Read as UTF-16, by its byte order mark."]
-        except UnicodeDecodeError as error:
+def files_of(path: Path) -> tuple[list[DataFile], list[str]]:
+    """The files of rows that a path means, in order of their names, and notes on what is passed over."""
+    if path.is_dir():
+        return _of_folder(path)
+    if path.suffix.lower() == ".zip":
+        return _of_zip(path)
+    with told(path.name):
+        path.stat()
+    return [_single(path, path.name)], []
+
+
+def _single(path: Path, label: str) -> DataFile:
+    suffix = path.suffix.lower()
+    return DataFile(path, label, Path(path.stem).suffix.lower() if suffix == ".gz" else suffix)
+
+
+def _of_folder(folder: Path) -> tuple[list[DataFile], list[str]]:
+    found, passed = [], []
+    with told(folder.name):
+        paths = sorted(path for path in folder.iterdir() if not path.name.startswith((".", "_")))
+    for path in paths:
+        if path.suffix.lower() == ".zip" and path.is_file():
+            found += _of_zip(path)[0]
+        elif path.is_file() and _single(path, path.name).suffix in SUFFIXES:
+            found.append(_single(path, path.name))
+        else:
+            passed.append(path.name)
+    return _some(found, passed, folder.name, "The folder")
+
+
+def _of_zip(path: Path) -> tuple[list[DataFile], list[str]]:
+    found, passed = [], []
+    with told(path.name), zipfile.ZipFile(path) as archive:
+        names = {entry.filename for entry in archive.infolist()}
+        if "[Content_Types].xml" in names:
             raise DataError.at(
-                where, error.reason, "The file is not valid UTF-16.", "Save it as UTF-8."
-            ) from None
-    if b"\x00" in data[:4096]:
+                path.name, "[Content_Types].xml", "This is an Excel or Word file.", "Save the table as CSV."
+            )
+        for entry in archive.infolist():
+            inside = PurePosixPath(entry.filename.replace("\\", "/"))
+            _refuse_outside(entry, inside, path.name)
+            if entry.is_dir() or any(part.startswith((".", "__MACOSX")) for part in inside.parts):
+                continue
+            if inside.suffix.lower() in SUFFIXES:
+                found.append(
+                    DataFile(path, f"{path.name}/{entry.filename}", inside.suffix.lower(), entry.filename)
+                )
+            else:
+                passed.append(entry.filename)
+    return _some(sorted(found, key=lambda one: one.member), passed, path.name, "The zip file")
+
+
+def _refuse_outside(entry: zipfile.ZipInfo, inside: PurePosixPath, where: str) -> None:
+    if inside.is_absolute() or ".." in inside.parts or ":" in inside.parts[0]:
+        raise DataError.at(where, entry.filename, "A file in the zip climbs out of its folder.", _OUTSIDE)
+    if stat.S_ISLNK(entry.external_attr >> 16):
+        raise DataError.at(where, entry.filename, "A file in the zip is a link to another place.", _OUTSIDE)
+    if entry.flag_bits & 1:
         raise DataError.at(
-            where, data[:8], "The file holds bytes that are not text.", f"Save it as {KNOWN} in UTF-8."
+            where, entry.filename, "The zip file is locked with a password.", "Pack it again without one."
         )
-    try:
-        return data.decode("utf-8-sig"), []
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-    for encoding, label in (("cp1252", "Windows-1252 (Western European)"), ("latin-1", "Latin-1")):
-        try:
-            text = data.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-        return text, [
-            f"Line {line} is not UTF-8, so the file was read as {label}. If accents look wrong, save it as UTF-8."
-        ]
-    raise AssertionError("Latin-1 decodes every byte")
 
 
-def _parse(text: str, suffix: str, where: str, limit: int | None, notes: list[str]) -> _Parsed:
-    first = text.lstrip()[:1]
-    if suffix in (".csv", ".tsv"):
-        return _csv(text, suffix, where, limit, notes)
-    if first == "[":
-        return _json_array(text, where, limit)
-    if first == "{":
-        return _json_object_or_lines(text, suffix, where, limit, notes)
-    if suffix in (".jsonl", ".ndjson"):
-        return _json_lines(text, limit)
-    raise DataError.at(
-        where, shown(text), f"The file is neither {KNOWN}.",
-        'A JSON file begins with [ or {; name a table of comma-separated values "….csv".',
-    )  # fmt: skip
-
-
-def _json_array(text: str, where: str, limit: int | None) -> _Parsed:
-    try:
-        values = json.loads(text)
-    except RecursionError:
+def _some(
+    found: list[DataFile], passed: list[str], where: str, what: str
+) -> tuple[list[DataFile], list[str]]:
+    if not found:
         raise DataError.at(
-            where, shown(text), "The JSON is nested too deeply.", "Write flat objects in one array."
-        ) from None
-    except json.JSONDecodeError as error:
-        raise _broken_json(text, where, error) from None
-    except ValueError as error:  # a number of more digits than Python reads
+            where, ", ".join(passed[:5]) or "nothing", f"{what} holds no file of rows.",
+            f"Put {KNOWN} into it ({', '.join(SUFFIXES)}).",
+        )  # fmt: skip
+    if len(found) > MAX_FILES:
         raise DataError.at(
-            where, shown(text), f"The JSON cannot be read: {error}.", "Put it in quotes."
-        ) from None
-    parsed = _Parsed()
-    for number, value in enumerate(values, 1):
-        parsed.add(number, value)
-        if parsed.full(limit):
-            break
-    return parsed
+            where,
+            f"{len(found):,} files",
+            f"At most {MAX_FILES:,} files are read together.",
+            "Join them into fewer.",
+        )
+    names = ", ".join(passed[:5]) + (", …" if len(passed) > 5 else "")
+    return found, [f"{len(passed)} other files are passed over: {names}."] if passed else []
 
 
-def _broken_json(text: str, where: str, error: json.JSONDecodeError) -> DataError:
-    """Says whether the file breaks off or holds a mistake, and how many rows before it are whole."""
-    whole, decoder = 0, json.JSONDecoder()
-    position = text.index("[") + 1
+def head(file: DataFile) -> bytes:
+    """The first bytes, unpacked. DataError where they are not of a kind that is read here."""
+    with file.open() as stream, told(file.label):
+        found = _read_up_to(stream, HEAD_BYTES)
+    for magic, kind in _BINARY.items():
+        if found.startswith(magic):
+            raise DataError.at(
+                file.label, found[:8], f"This is {kind}, not text.", f"Save it as {KNOWN} in UTF-8."
+            )
+    if not _is_utf16(found) and not found.startswith(b"PAR1") and b"\x00" in found[:4096]:
+        raise DataError.at(
+            file.label, found[:8], "The file holds bytes that are not text.", f"Save it as {KNOWN} in UTF-8."
+        )
+    return found
+
+
+def _read_up_to(stream: BinaryIO, count: int) -> bytes:
+    parts = []
+    while count > 0 and (part := stream.read(count)):
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)
+
+
+def blocks_of(stream: BinaryIO, label: str) -> Iterator[bytes]:
     while True:
-        try:
-            _, position = decoder.raw_decode(text, _skip(text, position))
-        except (ValueError, RecursionError):
-            break
-        whole += 1
-        position = _skip(text, position)
-        if text[position : position + 1] != ",":
-            break
-        position += 1
-    spot = f"{where} line {error.lineno}, column {error.colno}"
-    breaks_off = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string")
-    if breaks_off:
-        return DataError.at(
-            spot, text.rstrip()[-40:], f"The JSON breaks off: after {whole} whole rows the file ends without its ].",
-            "Export or upload the file again; it is not complete.",
-        )  # fmt: skip
-    return DataError.at(
-        spot, text[error.pos : error.pos + 40], f"This is not valid JSON: {error.msg}. {whole} rows before it are whole.",
-        "Mend this place, or write the data as JSONL with one row per line.",
-    )  # fmt: skip
-
-
-def _skip(text: str, position: int) -> int:
-    while position < len(text) and text[position] in " \t\r\n":
-        position += 1
-    return position
-
-
-def _json_object_or_lines(text: str, suffix: str, where: str, limit: int | None, notes: list[str]) -> _Parsed:
-    """A file that begins with {: JSONL whatever its name, or a single object, which is refused."""
-    if suffix in (".jsonl", ".ndjson"):
-        return _json_lines(text, limit)
-    try:
-        value = json.loads(text)
-    except RecursionError:
-        raise DataError.at(
-            where, shown(text), "The JSON is nested too deeply.", "Write one flat object per line."
-        ) from None
-    except json.JSONDecodeError as error:
-        if not _is_object(text.lstrip().split("\n", 1)[0]):
-            raise _broken_object(where, text, error) from None
-        notes.append("Read as JSONL, one row per line, whatever its name says.")
-        return _json_lines(text, limit)
-    except ValueError:  # a number of more digits than Python reads; the line of it is told
-        return _json_lines(text, limit)
-    inside = [
-        key for key, rows in value.items() if isinstance(rows, list) and rows and isinstance(rows[0], dict)
-    ]
-    if len(inside) == 1:
-        way_out = f'The rows seem to be under "{inside[0]}": save that list alone as the file.'
-    else:
-        way_out = "Put the rows into one list: [ {…}, {…} ]."
-    raise DataError.at(
-        where, f"an object with {', '.join(map(str, value)) or 'no keys'}",
-        "The file holds a JSON object where an array of rows is expected.", way_out,
-    )  # fmt: skip
-
-
-def _broken_object(where: str, text: str, error: json.JSONDecodeError) -> DataError:
-    return DataError.at(
-        f"{where} line {error.lineno}, column {error.colno}", text[error.pos : error.pos + 40] or text[-40:],
-        f"This is not valid JSON: {error.msg}.", "Write an array [ {…}, {…} ], or JSONL with one row per line.",
-    )  # fmt: skip
-
-
-def _is_object(line: str) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
-        return False
-
-
-def _json_lines(text: str, limit: int | None) -> _Parsed:
-    parsed = _Parsed()
-    for number, line in enumerate(text.split("\n"), 1):  # never splitlines(): U+2028 may stand inside a text
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except RecursionError:
-            parsed.reject(number, line, "The line is nested too deeply.", "Write a flat object.")
-        except json.JSONDecodeError as error:
-            rule = f"The line is not valid JSON: {error.msg} at column {error.colno}."
-            parsed.reject(number, line, rule, "Write one whole object per line.")
-        except ValueError as error:  # a number of more digits than Python reads
-            parsed.reject(number, line, f"The line cannot be read: {error}.", "Put the number in quotes.")
-        else:
-            parsed.add(number, value)
-        if parsed.full(limit):
-            break
-    return parsed
-
-
-def _csv(text: str, suffix: str, where: str, limit: int | None, notes: list[str]) -> _Parsed:
-    delimiter = _delimiter(text, "\t" if suffix == ".tsv" else ",")
-    if delimiter != ("\t" if suffix == ".tsv" else ","):
-        notes.append(f"The columns are separated by {delimiter!r}.")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        header = [name.strip() for name in next(reader, [])]
-    except csv.Error as error:
-        raise DataError.at(
-            f"{where} line 1", shown(text), f"The header cannot be read: {error}.", "Close every quote in it."
-        ) from None
-    twice = sorted(name for name, count in Counter(header).items() if count > 1)
-    if twice or "" in header:
-        raise DataError.at(
-            f"{where} line 1", ", ".join(header),
-            f"Each column needs a name of its own{'; twice: ' + ', '.join(filter(None, twice)) if any(twice) else ''}.",
-            "Name the columns in the first line.",
-        )  # fmt: skip
-    parsed = _Parsed(columns=dict.fromkeys(header))
-    _csv_records(reader, header, parsed, limit)
-    return parsed
-
-
-def _csv_records(reader, header: list[str], parsed: _Parsed, limit: int | None) -> None:
-    """Records below the header; a ragged or unreadable one is rejected with its line."""
-    number, line = 0, reader.line_num + 1
-    while not parsed.full(limit):
-        try:
-            cells = next(reader)
-        except StopIteration:
+        with told(label):
+            block = stream.read(BLOCK_BYTES)
+        if not block:
             return
-        except csv.Error as error:
-            number += 1
-            rule = f"The record that begins in line {line} cannot be read: {error}."
-            parsed.reject(number, "", rule, 'Close every quote, and write a quote inside a text as "".')
-        else:
-            if cells:  # a blank line is no record
-                number += 1
-                if len(cells) == len(header):
-                    parsed.add(number, dict(zip(header, cells, strict=True)))
-                else:
-                    rule = f"Line {line} has {len(cells)} cells where the header has {len(header)}."
-                    parsed.reject(number, " | ".join(cells), rule, "Put texts with separators in quotes.")
-        line = reader.line_num + 1
+        yield block
 
 
-def _delimiter(text: str, usual: str) -> str:
-    """The separator that gives the most even table over the first records; the usual one where nothing is better."""
+def probe(file: DataFile, watch: Callable[[int], object] = lambda count: None) -> Probe:
+    """One pass: fingerprint and encoding. Kept for a file until it changes. `watch` is told the bytes as they are read."""
+    with told(file.label):
+        key = file.key
+    if key not in _probed:
+        _probed[key] = _pass_over(file, watch)
+        while len(_probed) > MAX_FILES:
+            _probed.pop(next(iter(_probed)))
+    return _probed[key]
 
-    def score(delimiter: str) -> tuple[float, int]:
-        reader = csv.reader(io.StringIO(text[:1_000_000], newline=""), delimiter=delimiter)
-        widths = [len(cells) for cells in islice(reader, 50) if cells]
-        if not widths or widths[0] < 2:
-            return 0.0, 0
-        return sum(width == widths[0] for width in widths) / len(widths), delimiter == usual
 
-    return max((usual, ",", ";", "\t", "|"), key=score)
+_probed: dict[tuple, Probe] = {}
+
+
+def _pass_over(file: DataFile, watch: Callable[[int], object]) -> Probe:
+    digest, total, lines = hashlib.sha256(), 0, 1
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    first_bad, first = 0, b""
+    with file.open() as stream:
+        for block in blocks_of(stream, file.label):
+            first = first or block[:4]
+            digest.update(block)
+            total += len(block)
+            watch(len(block))
+            if first_bad or file.suffix == ".parquet":
+                continue
+            try:
+                decoder.decode(block)
+                lines += block.count(b"\n")
+            except UnicodeDecodeError as error:
+                first_bad = lines + block.count(b"\n", 0, max(0, error.start))
+    encoding, note = _encoding(file, first, first_bad)
+    return Probe(digest.hexdigest(), total, encoding, note)
+
+
+def _encoding(file: DataFile, first: bytes, first_bad_line: int) -> tuple[str, str]:
+    if _is_utf16(first):
+        return "utf-16", "Read as UTF-16, by its byte order mark."
+    if not first_bad_line:
+        return "utf-8-sig" if first.startswith(codecs.BOM_UTF8) else "utf-8", ""
+    western = _decodes(file, "cp1252")
+    label = "Windows-1252 (Western European)" if western else "Latin-1"
+    note = f"Line {first_bad_line} is not UTF-8, so the file was read as {label}. If accents look wrong, save it as UTF-8."
+    return "cp1252" if western else "latin-1", note
+
+
+def _decodes(file: DataFile, encoding: str) -> bool:
+    decoder = codecs.getincrementaldecoder(encoding)()
+    with file.open() as stream:
+        try:
+            for block in blocks_of(stream, file.label):
+                decoder.decode(block)
+        except UnicodeDecodeError:
+            return False
+    return True
+
+
+def guessed_encoding(start: bytes) -> str:
+    """From the first bytes alone, for a look at the first rows."""
+    if _is_utf16(start):
+        return "utf-16"
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(start)
+    except UnicodeDecodeError:
+        return "cp1252"
+    return "utf-8-sig" if start.startswith(codecs.BOM_UTF8) else "utf-8"
+
+
+def _is_utf16(start: bytes) -> bool:
+    return start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def text_of_file(file: DataFile, encoding: str) -> io.TextIOWrapper:
+    """The text of a file, line ends as they stand."""
+    raw = file.open()
+    buffered = raw if isinstance(raw, io.BufferedIOBase) else io.BufferedReader(raw, BLOCK_BYTES)
+    return io.TextIOWrapper(
+        buffered, encoding=encoding, errors="replace" if encoding == "cp1252" else "strict", newline=""
+    )
+
+
+class Lines:
+    """The lines of a text, none of them longer than a row may be."""
+
+    def __init__(self, text: io.TextIOWrapper, label: str) -> None:
+        self._text, self._label, self._read, self._number = text, label, 0, 0
+
+    def __iter__(self) -> Iterator[str]:
+        while True:
+            with told(self._label):
+                line = self._text.readline(MAX_ROW_BYTES + 1)
+            if not line:
+                return
+            self._number += 1
+            self._read += len(line)
+            if len(line) > MAX_ROW_BYTES:
+                raise DataError.at(
+                    f"{self._label} line {self._number}", shown(line[:200]),
+                    f"The line is longer than {MAX_ROW_BYTES // 1_000_000} MB, more than any row to learn from.",
+                    "Write one row per line, or split it into several rows.",
+                )  # fmt: skip
+            yield line.lstrip("\ufeff") if self._number == 1 else line
+
+    def taken(self) -> int:
+        """Characters since the last time."""
+        read, self._read = self._read, 0
+        return read
+
+
+def no_row(file: DataFile, start: str) -> DataError:
+    return DataError.at(file.label, start, "The file holds no row.", "Choose a file with at least one row.")

@@ -6,17 +6,33 @@ A new schema is an entry in `FORMATS` and a function in `converters.py`. Nothing
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from itertools import combinations
 
-from gemma_tune.data.converters import CONVERTERS
-from gemma_tune.data.rows import Rejected, Row, RowFault, Schema, Table
+from gemma_tune.data.converters import CONVERTERS, Fields, looks_like_label
+from gemma_tune.data.rows import MECHANICAL, Rejected, Row, RowFault, Schema, Table
 from gemma_tune.data.turns import looks_like_turns
 from gemma_tune.errors import DataError, Fault, shown
 
 SAMPLE_ROWS = 50
 REASONS_SHOWN = 3
 COLUMNS_SHOWN = 12
+PREVIEW_CHARACTERS = 600
+HELD_BACK = {
+    "validation",
+    "valid",
+    "val",
+    "dev",
+    "development",
+    "eval",
+    "evaluation",
+    "test",
+    "testing",
+    "held_out",
+}
+LEARNED = {"train", "training", "learn"}
 
 
 @dataclass(frozen=True)
@@ -26,68 +42,142 @@ class Format:
 
 
 _SYSTEM = ("system", "system_prompt")
+_TOOLS = ("tools", "functions")
+_PROMPT = ("prompt", "question", "query", "problem", "user", "human", "input", "source")
+_COMPLETION = ("completion", "answer", "response", "output", "reply", "solution", "assistant", "target")
 FORMATS: dict[str, Format] = {
     "preference": Format(
         {"chosen": ("chosen", "preferred"), "rejected": ("rejected", "dispreferred")},
-        {"prompt": ("prompt", "question", "instruction", "conversations", "messages"), "system": _SYSTEM},
+        {
+            "prompt": ("prompt", "question", "instruction", "conversations", "messages"),
+            "system": _SYSTEM,
+            "tools": _TOOLS,
+        },
     ),
     "messages": Format(
-        {"messages": ("messages", "conversation", "conversations", "chat", "dialogue")}, {"system": _SYSTEM}
+        {"messages": ("messages", "conversation", "conversations", "chat", "dialogue")},
+        {"system": _SYSTEM, "tools": _TOOLS},
     ),
     "sharegpt": Format(
-        {"conversations": ("conversations", "conversation", "messages", "dialogue")}, {"system": _SYSTEM}
+        {"conversations": ("conversations", "conversation", "messages", "dialogue")},
+        {"system": _SYSTEM, "tools": _TOOLS},
     ),
     "alpaca": Format(
         {"instruction": ("instruction",), "output": ("output", "response", "answer", "completion")},
         {"input": ("input", "context"), "system": _SYSTEM, "history": ("history",)},
     ),
-    "prompt_completion": Format(
-        {
-            "prompt": ("prompt", "question", "query", "problem", "user", "human", "input", "source"),
-            "completion": (
-                "completion", "answer", "response", "output", "reply", "solution", "assistant", "target",
-            ),
-        },
-        {"system": _SYSTEM},
+    "kto": Format(
+        {"completion": _COMPLETION, "label": ("label", "rating", "feedback", "thumbs")},
+        {"prompt": _PROMPT, "system": _SYSTEM, "tools": _TOOLS},
     ),
-}  # fmt: skip
+    "prompt_completion": Format(
+        {"prompt": _PROMPT, "completion": _COMPLETION}, {"system": _SYSTEM, "tools": _TOOLS}
+    ),
+    "text": Format({"text": ("text", "content", "document", "body")}, {}),
+}
+SURE = {
+    "prompt_completion": 0.9,
+    "kto": 0.95,
+    "text": 0.6,
+}  # less than 1 where the columns may mean something else
 
 
 def recognise(table: Table, format: str = "auto", columns: Mapping[str, str] | None = None) -> Schema:
     """The schema of a table, or of the format and columns given. DataError with every fault at once."""
     if not table.rows:
-        raise DataError(*all_rejected(table, table.rejected))
+        raise DataError(*all_rejected(table.source, len(table.rejected), table.rejected))
     columns = {ours: theirs for ours, theirs in (columns or {}).items() if theirs}
     names = [format] if format != "auto" else [name for name in FORMATS if _has_fields(name, columns)]
     if faults := _mapping_faults(table, names, columns):
         raise DataError(*faults)
     found = [schema for name in names if (schema := _fit(name, table, columns))]
+    if not found and format == "auto" and not columns and (guess := _guess(table)):
+        return guess
     if not found:
         raise DataError(_no_fit(table, names))
     return max(found, key=lambda schema: schema.confidence)  # the first of equals
 
 
-def convert(table: Table, schema: Schema) -> tuple[list[Row], list[Rejected]]:
-    """Every row in the normal form, or its reason; both in the order of the table."""
-    converter = CONVERTERS[schema.format]
-    rows, rejected = [], []
-    for number, record in table.rows:
-        fields = {ours: record.get(theirs) for ours, theirs in schema.columns.items()}
+def convert(
+    table: Table, schema: Schema, fixes: frozenset[str] = frozenset()
+) -> tuple[list[Row], list[Rejected]]:
+    """Every row of a table in the normal form, or its reason; both in the order of the table."""
+    read = reader(schema, fixes)
+    found = [read(number, record) for number, record in table.rows]
+    return (
+        [one for one in found if isinstance(one, Row)],
+        [one for one in found if isinstance(one, Rejected)],
+    )
+
+
+def reader(
+    schema: Schema,
+    fixes: frozenset[str] = frozenset(),
+    split_column: str = "",
+    file: str = "",
+    held_back: bool = False,
+) -> Callable[[int, object], Row | Rejected]:
+    """(number, record) → the row in the normal form, or its reason with the fixes that would help.
+
+    `held_back`: all rows are for validation, whatever a split column says.
+    """
+    converter, columns = CONVERTERS[schema.format], schema.columns
+
+    def converted(number: int, record: object, fixes: frozenset[str]) -> Row:
+        if not isinstance(record, dict):
+            raise RowFault(
+                "", record, "A row must be an object.", 'Write it as {"instruction": "…", "output": "…"}.'
+            )
+        cells = {ours: record.get(theirs) for ours, theirs in columns.items()}
+        back = _is_held_back(record.get(split_column), split_column) if split_column else held_back
+        return Row(number, **converter(Fields(cells, columns, fixes)), file=file, held_back=back)
+
+    def read(number: int, record: object) -> Row | Rejected:
         try:
-            messages, other = converter(fields, schema.columns)
+            return converted(number, record, fixes)
         except RowFault as fault:
-            rejected.append(fault.rejected(number))
-        else:
-            rows.append(Row(number, messages, other))
-    return rows, rejected
+            return _with_fixes(fault.rejected(number, file), record)
+
+    def _with_fixes(rejected: Rejected, record: object) -> Rejected:
+        for count in range(len(MECHANICAL), 0, -1):  # all of them first: most rows cannot be helped
+            for chosen in combinations(MECHANICAL, count):
+                try:
+                    row = converted(rejected.number, record, fixes | set(chosen))
+                except RowFault:
+                    continue
+                rejected = replace(rejected, fixes=chosen, before=_shortened(record), after=_spoken(row))
+                break
+            else:
+                return rejected
+        return rejected
+
+    return read
 
 
-def all_rejected(table: Table, rejected: list[Rejected]) -> list[Fault]:
+def _is_held_back(value: object, column: str) -> bool:
+    spelled = str(value).strip().lower()
+    if spelled in HELD_BACK | LEARNED:
+        return spelled in HELD_BACK
+    raise RowFault(
+        column, "nothing" if value is None else value, "The split column must say on which side the row is.",
+        "Write train or validation (also dev, eval or test).",
+    )  # fmt: skip
+
+
+def _shortened(record: object) -> str:
+    return json.dumps(record, ensure_ascii=False, default=str)[:PREVIEW_CHARACTERS]
+
+
+def _spoken(row: Row) -> str:
+    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in row.messages)[:PREVIEW_CHARACTERS]
+
+
+def all_rejected(source: str, count: int, rejected: list[Rejected]) -> list[Fault]:
     """That no row is left, and the first reasons."""
-    rule = f"None of the {len(rejected)} rows can be used."
+    rule = f"None of the {count:,} rows can be used."
     way_out = "The first reasons follow. Mend the rows, or map other columns (data.columns)."
-    first = [one.as_fault(table.source) for one in rejected[:REASONS_SHOWN]]
-    return [Fault(table.source, "", rule, way_out), *first]
+    first = [one.as_fault(source) for one in rejected[:REASONS_SHOWN]]
+    return [Fault(source, "", rule, way_out), *first]
 
 
 def _has_fields(name: str, columns: Mapping[str, str]) -> bool:
@@ -120,6 +210,8 @@ def _fit(name: str, table: Table, columns: Mapping[str, str]) -> Schema | None:
         theirs = columns.get(ours) or _by_name(aliases, table.columns, set(chosen.values()))
         if ours not in columns and ours in ("messages", "conversations"):
             theirs = _turn_column(table, "role" if ours == "messages" else "from", theirs)
+        if ours == "label" and ours not in columns and not _are_labels(table, theirs):
+            theirs = None
         if theirs:
             chosen[ours] = theirs
             if ours in form.needs and ours not in columns and theirs != ours:
@@ -131,9 +223,43 @@ def _fit(name: str, table: Table, columns: Mapping[str, str]) -> Schema | None:
     how = "mapped by hand" if columns else "recognised by its columns"
     unused = [column for column in table.columns if column not in chosen.values()]
     why = f"{how}: {because}." + (f" Not used: {', '.join(unused[:COLUMNS_SHOWN])}." if unused else "")
-    # Turns and pairs are sure signs; a pair of plain text columns may mean something else.
-    sure = 1.0 if columns or name != "prompt_completion" else 0.9
+    sure = 1.0 if columns else SURE.get(name, 1.0)
     return Schema(name, chosen, why[0].upper() + why[1:], max(0.05, round(sure * share - 0.1 * guesses, 2)))
+
+
+def _guess(table: Table) -> Schema | None:
+    """Question and answer where no name tells anything and just two columns hold texts; a text where one does."""
+    known = {
+        alias for form in FORMATS.values() for names in (form.needs | form.may).values() for alias in names
+    }
+    if known & {column.strip().lower() for column in table.columns}:
+        return None
+    sample = [record for _, record in table.rows[:SAMPLE_ROWS]]
+    texts = [
+        column
+        for column in table.columns
+        if 5
+        * sum(isinstance(record.get(column), str) and not _is_number(record[column]) for record in sample)
+        >= 4 * len(sample)
+    ]
+    if len(texts) == 2:
+        question, answer = texts
+        why = f"A guess, since no column has a known name: {question} as prompt, {answer} as completion, the only two columns of text."
+        return Schema("prompt_completion", {"prompt": question, "completion": answer}, why, 0.4)
+    if len(texts) == 1:
+        why = f"A guess, since no column has a known name: {texts[0]} as text, the only column of text."
+        return Schema("text", {"text": texts[0]}, why, 0.3)
+    return None
+
+
+def _is_number(text: str) -> bool:
+    return text.strip().replace(".", "", 1).isdecimal()
+
+
+def _are_labels(table: Table, column: str | None) -> bool:
+    """Whether a column says yes or no in every sampled row."""
+    cells = [record.get(column) for _, record in table.rows[:SAMPLE_ROWS]] if column else []
+    return bool(cells) and all(looks_like_label(cell) for cell in cells if cell is not None)
 
 
 def _by_name(aliases: tuple[str, ...], columns: list[str], taken: set[str]) -> str | None:

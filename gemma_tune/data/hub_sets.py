@@ -1,69 +1,247 @@
 """Data sets of the Hugging Face Hub through the `datasets` library, which is imported when first needed.
 
-Sets that need code of their own to load are refused.
+Sets that need code of their own to load are refused, and columns of pictures or sound are left out. A server that falls
+silent is given up within seconds; left alone, the two libraries would try for half an hour.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-from itertools import islice
+import time
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
 
 from gemma_tune import hub
-from gemma_tune.data.rows import Table
+from gemma_tune.data.rows import Opened, Records, values_in_chunks
 from gemma_tune.errors import DataError
 
+HUB = "hub:"
+BATCH_ROWS = 1000
+STREAM_BLOCK_BYTES = 1 << 20  # what is read ahead; fsspec's own 5 MB make a look at the first rows slow
+SILENCE_SECONDS = 10.0  # without a byte; HF_HUB_DOWNLOAD_TIMEOUT sets another
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_SPLIT = re.compile(r"([^\[\]]*)(?:\[(-?\d+)?(%)?:(-?\d+)?(%)?\])?")
+_DATA = re.compile(r"\.(parquet|arrow|jsonl?|ndjson|csv|tsv|txt|tar|gz|bz2|xz|zst|zip)$")
 
 
 def hub_choices(repo: str, token: str | None = None) -> dict[str, list[str]]:
-    """Subset → its splits, as the repository has them. Costs a few requests."""
+    """Subset → its splits, as the repository has them. Costs about ten requests, and no data is downloaded."""
     return _choices(repo, _inspect(repo, token), token)
 
 
-def read_hub(repo: str, subset: str, split: str, token: str | None, limit: int | None) -> Table:
-    """At most `limit` rows, which are then streamed instead of downloading the set."""
+def hub_size_bytes(repo: str, token: str | None = None) -> int | None:
+    """What the data files of all subsets weigh together; None where the Hub does not tell. Costs one request."""
+    from huggingface_hub import HfApi
+
+    _give_up_early()
+    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, token=token)
+    try:
+        info = api.dataset_info(repo, files_metadata=True, timeout=hub.TIMEOUT_SECONDS)
+    except hub.hub_failures():  # what forbids access is told where the set is opened
+        return None
+    sizes = [file.size for file in info.siblings or [] if _DATA.search(file.rfilename)]
+    return None if None in sizes or not sizes else sum(sizes)
+
+
+def open_hub(repo: str, subset: str, split: str, token: str | None, *, streaming: bool) -> Opened:
+    """One split of a data set, or a part of it as `datasets` writes it: train[:1000], train[10%:20%].
+
+    Every fault of access and choice is raised here; no more is read than names the columns. `streaming` reads on from
+    the start without a download of the whole; otherwise the set is downloaded once and read from disk.
+    """
     commit = _inspect(repo, token)
     choices = _choices(repo, commit, token)
     subset = _chosen_subset(repo, subset, choices)
-    if split not in choices[subset]:
+    name, part = _chosen_split(repo, split, choices[subset])
+    chosen = _Chosen(repo, commit, subset, name, token)
+    builder, columns, media = _built(chosen)
+    notes = []
+    if media:
+        notes.append(f"Columns of pictures, sound or other media are left out: {', '.join(media)}.")
+    if streaming and not part.is_streamable:
+        notes.append(f"This look is at the start of {name}: where {split} lies is known after the download.")
+    identity = f"{repo}@{commit}/{subset}/{split.strip()}"
+    return Opened(
+        chosen.where,
+        lambda: _records(chosen, builder, part, columns if media else [], streaming),
+        lambda: hashlib.sha256(identity.encode()).hexdigest(),
+        notes=notes,
+        columns=columns,
+    )
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    repo: str
+    commit: str
+    subset: str
+    split: str
+    token: str | None = field(repr=False)
+
+    @property
+    def where(self) -> str:
+        return f"{HUB}{self.repo}"
+
+    def builder(self, **options):
+        import datasets
+
+        return datasets.load_dataset_builder(
+            _path(self.repo), self.subset, revision=self.commit, token=self.token,
+            storage_options={"hf": {"block_size": STREAM_BLOCK_BYTES}}, **options,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Which rows of a split: from start to before stop, in rows or in percent; negative ones count from its end."""
+
+    start: int | None = None
+    stop: int | None = None
+    percent: bool = False
+
+    @property
+    def is_streamable(self) -> bool:
+        """Whether it can be found without the number of all rows."""
+        return not self.percent and (self.start or 0) >= 0 and (self.stop or 0) >= 0
+
+    @property
+    def is_empty(self) -> bool:
+        start, stop = self.start or 0, self.stop
+        if stop is None:
+            return False
+        return stop == 0 or ((start < 0) == (stop < 0) and start >= stop)
+
+    def of(self, count: int) -> range:
+        """The numbers of the rows from 0; percents are rounded as `datasets` does."""
+        bounds = (self.start, self.stop)
+        if self.percent:
+            bounds = tuple(None if bound is None else round(bound * count / 100) for bound in bounds)
+        return range(count)[slice(*bounds)]
+
+
+def _built(chosen: _Chosen):
+    """(the builder of `datasets`, the columns in order, those of media that are left out).
+
+    Of JSON, CSV and text without a card only the rows tell the columns; they hold no media.
+    """
+    try:
+        builder = chosen.builder()
+        features = builder.info.features
+        if features is None and type(builder).__name__ not in ("Json", "Csv", "Text"):
+            features = builder.as_streaming_dataset(split=chosen.split).features
+        media = [name for name, feature in (features or {}).items() if _is_media(feature)]
+        columns = [name for name in features or {} if name not in media]
+        if (
+            media and columns and hasattr(builder.config, "columns")
+        ):  # of Parquet: no picture is even requested
+            builder = chosen.builder(columns=columns)
+    except _failures() as error:
+        raise hub.hub_error(error, chosen.where, chosen.repo, "dataset") from None
+    if media and not columns:
         raise DataError.at(
-            "data.split", split, f"{repo} has no such split.", f"There are: {', '.join(choices[subset])}."
+            chosen.where,
+            ", ".join(media),
+            "The set holds media only, and no text.",
+            "Choose a set with text.",
         )
-    import datasets
+    return builder, columns, media
 
-    where = f"hub:{repo}"
+
+def _records(chosen: _Chosen, builder, part: _Part, kept: list[str], streaming: bool) -> Iterator[Records]:
+    """The rows, read anew; only the columns `kept` where any are named."""
+    empty = True
     try:
-        found = datasets.load_dataset(
-            repo, subset, split=split, revision=commit, token=token, streaming=limit is not None
-        )
-        rows = [(number, dict(row)) for number, row in enumerate(islice(found, limit), 1)]
+        data = _streamed(builder, chosen, part) if streaming else _downloaded(builder, chosen, part)
+        data = data.select_columns(kept) if kept else data  # before any value is decoded
+        for records in values_in_chunks(_rows(data), size=BATCH_ROWS):
+            empty = False
+            yield records
     except _failures() as error:
-        raise hub.hub_error(error, where, repo, "dataset") from None
-    if not rows:
-        raise DataError.at(where, f"{subset}, {split}", "The split holds no row.", "Choose another split.")
-    columns = list(dict.fromkeys(column for _, row in rows for column in row))
-    identity = f"{repo}@{commit}/{subset}/{split}"
-    return Table(columns, rows, [], hashlib.sha256(identity.encode()).hexdigest(), where)
+        raise hub.hub_error(error, chosen.where, chosen.repo, "dataset") from None
+    if empty:
+        raise DataError.at(
+            chosen.where, f"{chosen.subset}, {chosen.split}", "There is no row in this part of the split.",
+            "Choose another split, or a larger part of it.",
+        )  # fmt: skip
 
 
+def _streamed(builder, chosen: _Chosen, part: _Part):
+    if hasattr(builder.config, "fragment_scan_options"):  # of Parquet, which asks for 32 MB at a time otherwise
+        builder.config.fragment_scan_options = _small_requests()
+    data = builder.as_streaming_dataset(split=chosen.split)
+    if not part.is_streamable:
+        return data
+    data = data.skip(part.start) if part.start else data
+    return data.take(part.stop - (part.start or 0)) if part.stop is not None else data
+
+
+def _small_requests():
+    from pyarrow import CacheOptions
+    from pyarrow.dataset import ParquetFragmentScanOptions
+
+    return ParquetFragmentScanOptions(cache_options=CacheOptions(range_size_limit=4 * STREAM_BLOCK_BYTES))
+
+
+def _downloaded(builder, chosen: _Chosen, part: _Part):
+    """Memory-mapped from the cache, so that no more than a batch is held."""
+    builder.download_and_prepare()
+    data = builder.as_dataset(split=chosen.split)
+    return data if part == _Part() else data.select(part.of(len(data)) or [])
+
+
+def _rows(data) -> Iterator[dict]:
+    for batch in data.iter(batch_size=BATCH_ROWS):
+        for values in zip(*batch.values(), strict=True):
+            yield dict(zip(batch, values, strict=True))
+
+
+def _is_media(feature: object) -> bool:
+    """Whether a feature, or one inside it, is of pictures, sound, documents or the like."""
+    if isinstance(feature, dict):
+        return any(_is_media(inner) for inner in feature.values())
+    if isinstance(feature, list | tuple):
+        return any(_is_media(inner) for inner in feature)
+    if (inner := getattr(feature, "feature", None)) is not None:  # of a list
+        return _is_media(inner)
+    # `Json` too is decoded when it is read, but into plain values.
+    return hasattr(feature, "decode_example") and type(feature).__name__ != "Json"
+
+
+@lru_cache(maxsize=32)  # a commit never changes, and the page asks for the choices before it opens one
 def _choices(repo: str, commit: str, token: str | None) -> dict[str, list[str]]:
-    import datasets
+    from datasets import DownloadConfig
+    from datasets.load import dataset_module_factory
 
-    found = {}
     try:
-        for subset in datasets.get_dataset_config_names(repo, revision=commit, token=token):
-            found[subset] = datasets.get_dataset_split_names(repo, subset, revision=commit, token=token)
+        # Not get_dataset_split_names: for every subset it asks all anew, and reads the beginning of its first file.
+        module = dataset_module_factory(
+            _path(repo), revision=commit, download_config=DownloadConfig(token=token)
+        )
     except _failures() as error:
-        raise hub.hub_error(error, f"hub:{repo}", repo, "dataset") from None
-    return found
+        if error.__suppress_context__ and isinstance(error.__context__, FileNotFoundError):
+            error.__context__ = error.__context__.__context__  # says only that the cache does not have it either
+        raise hub.hub_error(error, f"{HUB}{repo}", repo, "dataset") from None
+    configs = module.builder_configs_parameters.builder_configs
+    return {config.name: [str(split) for split in config.data_files] for config in configs}
+
+
+def _path(repo: str) -> str:
+    return f"hf://datasets/{repo}"  # the bare id would name a folder here first
 
 
 def _failures() -> tuple[type[Exception], ...]:
     """What `datasets` raises for a repository or a file of it that it cannot read, beside the Hub's own."""
     from datasets.exceptions import DatasetsError
+    from pyarrow import ArrowException
 
-    return *hub.hub_failures(), DatasetsError, ValueError, RuntimeError
+    of_files = (ArrowException, ValueError, TypeError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error)
+    return *hub.hub_failures(), DatasetsError, ImportError, *of_files
 
 
 def _chosen_subset(repo: str, subset: str, choices: dict[str, list[str]]) -> str:
@@ -77,20 +255,142 @@ def _chosen_subset(repo: str, subset: str, choices: dict[str, list[str]]) -> str
     raise DataError.at("data.subset", subset, rule, f"There are: {', '.join(choices)}.")
 
 
+def _chosen_split(repo: str, split: str, splits: list[str]) -> tuple[str, _Part]:
+    found = _SPLIT.fullmatch(split.strip())
+    name = found[1] if found else split.partition("[")[0]
+    if name not in splits:
+        raise DataError.at(
+            "data.split", split, f"{repo} has no such split.",
+            f"There are: {', '.join(splits)}. A part is written {splits[0]}[:1000] or {splits[0]}[:10%].",
+        )  # fmt: skip
+    if found is None:
+        rule = f"A part of a split is written {name}[FROM:TO]."
+    else:
+        start, stop = (int(bound) if bound else None for bound in (found[2], found[4]))
+        units = {
+            bool(unit) for bound, unit in ((start, found[3]), (stop, found[5])) if bound is not None or unit
+        }
+        part = _Part(start, stop, percent=True in units)
+        if len(units) > 1 or (part.percent and None is start is stop):
+            rule = "Both ends of a part are numbers of rows, or both are percents."
+        elif part.percent and any(abs(bound or 0) > 100 for bound in (start, stop)):
+            rule = "A percent is at most 100."
+        elif part.is_empty:
+            rule = "This part is empty: it ends where it begins, or before."
+        else:
+            return name, part
+    raise DataError.at("data.split", split, rule, f"Write {name}[:1000], {name}[100:200] or {name}[10%:20%].")
+
+
 def _inspect(repo: str, token: str | None) -> str:
     """The commit of a set that may be loaded here; every fault of access comes from this one quick request."""
-    where = f"hub:{repo}"
+    where = f"{HUB}{repo}"
     if not _REPO.fullmatch(repo):
         raise DataError.at(
             where, repo, "A data set of the Hub is written hub:OWNER/NAME.", "hub:tatsu-lab/alpaca, for instance."
         )  # fmt: skip
+    _give_up_early()
     commit, names = hub.dataset_files(repo, token)
-    scripts = [name for name in names if name == f"{repo.split('/')[1]}.py"]
-    readable = [name for name in names if name.endswith((".parquet", ".json", ".jsonl", ".csv", ".arrow", ".gz", ".zst", ".zip", ".txt", ".tsv"))]  # fmt: skip
-    if scripts and not readable:
+    script = f"{repo.split('/')[1]}.py"
+    if script in names:
         raise DataError.at(
-            where, scripts[0], "The set is loaded by a script of its own, which would run foreign code here.",
+            where, script, "The set is loaded by a script of its own, which would run foreign code here.",
             f"Open https://huggingface.co/datasets/{repo}/tree/refs%2Fconvert%2Fparquet, download the Parquet files, "
-            "and upload them as JSONL or CSV.",
+            "and use them from this disk.",
         )  # fmt: skip
     return commit
+
+
+# ── patience ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_failed_at: dict[str, float] = {}  # address → when a request to it failed last, on time.monotonic's clock
+
+
+@cache
+def _give_up_early() -> None:
+    """Once in a process: what fails twice in a row without a byte between is not tried again.
+
+    huggingface_hub tries a request six times and waits as long as a 429 says each time; around that, `datasets` tries
+    twenty times and waits 5 to 60 seconds. No environment variable sets either, and DownloadConfig.max_retries is read
+    nowhere. A client of our own can: it is the public way to set what each request does.
+    """
+    import datasets
+    from huggingface_hub import set_client_factory
+    from huggingface_hub.utils._http import default_client_factory
+
+    def client():
+        made = default_client_factory()
+        made.send = _patient(made.send)
+        return made
+
+    set_client_factory(client)
+    datasets.config.STREAMING_READ_MAX_RETRIES = datasets.config.STREAMING_OPEN_MAX_RETRIES = 1
+    datasets.config.STREAMING_READ_RETRY_INTERVAL = datasets.config.STREAMING_OPEN_RETRY_INTERVAL = 0
+    datasets.config.STREAMING_READ_SERVER_UNAVAILABLE_RETRY_INTERVAL = 0
+    datasets.config.STREAMING_READ_RATE_LIMIT_RETRY_INTERVAL = 0
+    # Downloads of hf_xet do not pass our client. Its own limits are 300 seconds of silence and five tries.
+    os.environ.setdefault("HF_XET_CLIENT_CONNECT_TIMEOUT", f"{SILENCE_SECONDS:.0f}s")
+    os.environ.setdefault("HF_XET_CLIENT_READ_TIMEOUT", f"{SILENCE_SECONDS:.0f}s")
+    os.environ.setdefault("HF_XET_CLIENT_RETRY_MAX_ATTEMPTS", "2")
+
+
+def _patient(send):
+    """`send` of an httpx client, that gives up on what is read; what is written is left alone."""
+    from huggingface_hub.utils import hf_raise_for_status, httpx
+
+    class Body(httpx.SyncByteStream):
+        def __init__(self, stream, address: str) -> None:
+            self.stream, self.address, self.close = stream, address, stream.close
+
+        def __iter__(self):
+            with _twice(self.address):
+                for piece in self.stream:
+                    _failed_at.pop(self.address, None)
+                    yield piece
+
+    def patient_send(request, **options):
+        if request.method not in ("GET", "HEAD"):
+            return send(request, **options)
+        address, limit = str(request.url), _silence_seconds()
+        given = request.extensions.get("timeout", {})
+        shorter = {step: min(given.get(step) or limit, limit) for step in ("connect", "read")}
+        request.extensions["timeout"] = {**given, **shorter}
+        with _twice(address):
+            response = send(request, **options)
+        if response.status_code == 429 or (response.status_code >= 500 and _has_failed_before(address)):
+            response.read()
+            hf_raise_for_status(response)
+        if options.get("stream"):
+            response.stream = Body(response.stream, address)
+        return response
+
+    return patient_send
+
+
+@contextmanager
+def _twice(address: str) -> Iterator[None]:
+    """Lets the libraries try once more what failed; the second time it fails as something that they do not retry."""
+    from huggingface_hub.utils import httpx
+
+    try:
+        yield
+    except httpx.TransportError as error:
+        if not _has_failed_before(address):
+            raise
+        raise ConnectionError(f"twice in a row: {error}") from error
+
+
+def _has_failed_before(address: str) -> bool:
+    """Notes a failure, and tells whether it is the second within a minute."""
+    now = time.monotonic()
+    if now - _failed_at.pop(address, -1e9) < 60:
+        return True
+    _failed_at[address] = now
+    return False
+
+
+def _silence_seconds() -> float:
+    try:
+        return float(os.environ.get("HF_HUB_DOWNLOAD_TIMEOUT", "")) or SILENCE_SECONDS
+    except ValueError:
+        return SILENCE_SECONDS

@@ -1,16 +1,21 @@
-"""What passes between the parts of `data`: the table as read, its schema, and rows in the one normal form.
+"""What passes between the parts of `data`: a source that is open, its first rows as a table, and rows in the normal form.
 
-The normal form is a conversation: a list of {"role", "content"} with the roles system, user, assistant.
+The normal form is TRL's: a conversation of {"role", "content"} with `tools` where it has them, a pair of answers, an
+answer with a label, or plain text. Roles are system, developer, user, assistant and tool.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import orjson
 
 from gemma_tune.errors import Fault, shown
 
-Message = dict[str, str]
+Message = dict[str, Any]  # role, content; an assistant's may hold tool_calls, a tool's a name
+MECHANICAL = ("strip", "drop_empty_turns", "merge_turns")  # the values of the setting data.fixes
 
 
 class RowFault(Exception):
@@ -20,20 +25,24 @@ class RowFault(Exception):
         super().__init__(rule)
         self.field, self.value, self.rule, self.way_out = field, value, rule, way_out
 
-    def rejected(self, number: int) -> Rejected:
-        return Rejected(number, self.field, shown(self.value), self.rule, self.way_out)
+    def rejected(self, number: int, file: str = "") -> Rejected:
+        return Rejected(number, self.field, shown(self.value), self.rule, self.way_out, file)
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """A row that is not used, and why. `number` is that of `Table.rows`."""
+    """A row that is not used, and why. `number` is that of the row in its file."""
 
     number: int
     field: str  # a column, a turn ("messages[2].content"); empty where the whole row is meant
     value: str  # shortened
     rule: str
     way_out: str
+    file: str = ""  # its file or source, where there are several
     side: str = "train"  # or "validation", where that is a source of its own
+    fixes: tuple[str, ...] = ()  # the mechanical fixes that would make it usable
+    before: str = ""  # the row as it stands and as they would leave it, where there are any
+    after: str = ""
 
     @property
     def place(self) -> str:
@@ -41,34 +50,77 @@ class Rejected:
         return self.field if self.side == "train" else f"validation {self.field}".strip()
 
     def as_dict(self) -> dict[str, object]:
-        return {
+        known = {
             "number": self.number,
             "field": self.place,
             "value": self.value,
             "rule": self.rule,
             "way_out": self.way_out,
         }
+        return {"file": self.file, **known} if self.file else known
 
     def as_fault(self, source: str = "") -> Fault:
-        where = f"{source} row {self.number}".strip() + (f", {self.field}" if self.field else "")
+        where = f"{self.file or source} row {self.number}".strip() + (f", {self.field}" if self.field else "")
         return Fault(where, self.value, self.rule, self.way_out)
 
 
 @dataclass(frozen=True)
+class Records:
+    """Some consecutive rows of a source as read: JSON lines that are still to be parsed, or values."""
+
+    first: (
+        int  # the number of the first line or value; `numbers` tells those of values that are not consecutive
+    )
+    lines: bytes = b""
+    values: list[object] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)  # what could not even be read as a row
+    file: str = ""
+    encoding: str = "utf-8"  # of `lines`
+    read_bytes: int = 0  # since the records before, for the progress
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A source that can be read: nothing of it is held, `records` reads it anew each time it is called."""
+
+    name: str  # as it is shown
+    records: Callable[[], Iterator[Records]]
+    fingerprint: Callable[[], str]  # equal exactly where the data are; may read the whole source once
+    total_bytes: int | None = None  # what `Records.read_bytes` add up to
+    notes: list[str] = field(default_factory=list)  # what was guessed, such as an encoding
+    columns: list[str] = field(default_factory=list)  # where they are known before any row, in order
+
+    def named(self, name: str) -> Opened:
+        return replace(self, name=name)
+
+
+def values_in_chunks(values: Iterable[object], first: int = 1, size: int = 1000) -> Iterator[Records]:
+    """Consecutive values of a source that parses its rows itself."""
+    batch: list[object] = []
+    for value in values:
+        batch.append(value)
+        if len(batch) == size:
+            yield Records(first, values=batch)
+            first, batch = first + size, []
+    if batch:
+        yield Records(first, values=batch)
+
+
+@dataclass(frozen=True)
 class Table:
-    """A source as read. A row's number counts from 1: the line in JSONL, the record below the header in CSV."""
+    """The first rows of a source. A row's number counts from 1: the line in JSONL, the record below the header in CSV."""
 
     columns: list[str]
     rows: list[tuple[int, dict]]
     rejected: list[Rejected]
-    fingerprint: str  # equal exactly where the data are: SHA-256 of the bytes, or of a Hub set's commit
     source: str
-    notes: list[str] = field(default_factory=list)  # what was guessed while reading, such as an encoding
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Schema:
-    """How the columns of a table are read."""
+    """How the columns of a source are read."""
 
     format: str  # one of config's data.format, never "auto"
     columns: dict[str, str]  # our field -> their column
@@ -78,24 +130,72 @@ class Schema:
 
 @dataclass(frozen=True)
 class Row:
+    """One row in the normal form. Exactly one of `messages` and `text` is filled."""
+
     number: int
-    messages: list[Message]
+    messages: list[Message] = field(default_factory=list)  # of pairs and labelled answers, with the answer
     rejected_messages: list[Message] | None = None  # preference pairs: the dispreferred answer alone
+    prompt_turns: int = 0  # how many of `messages` are the prompt, where only what follows is learned
+    label: bool | None = None  # KTO: whether the answer, the last turn, is a good one
+    tools: str = ""  # the functions that may be called, as a JSON list
+    text: str = ""
+    file: str = ""  # its file or source, where there are several
+    held_back: bool = False  # a split column or a source of its own puts it among the validation rows
 
-    def identity(self) -> str:
-        """Equal exactly where two rows hold the same conversation."""
-        return json.dumps([self.messages, self.rejected_messages], ensure_ascii=False, sort_keys=True)
+    @property
+    def kind(self) -> str:
+        """TRL's dataset type: "text", "label", "pair" or "messages"."""
+        if self.text:
+            return "text"
+        if self.label is not None:
+            return "label"
+        return "messages" if self.rejected_messages is None else "pair"
+
+    def as_trl(self) -> dict[str, Any]:
+        """The row as TRL takes it. `tools` stay a JSON string and arguments too, so that Arrow does not unify them."""
+        if self.text:
+            return {"text": self.text}
+        tools = {"tools": self.tools} if self.tools else {}
+        prompt, answer = self.messages[: self.prompt_turns], self.messages[self.prompt_turns :]
+        if self.rejected_messages is not None:
+            return {"prompt": prompt, "chosen": answer, "rejected": self.rejected_messages, **tools}
+        if prompt:
+            label = {} if self.label is None else {"label": self.label}
+            return {"prompt": prompt, "completion": answer, **label, **tools}
+        return {"messages": self.messages, **tools}
+
+    def to_json(self) -> bytes:
+        """One line, only what differs from the defaults."""
+        values = {name: getattr(self, name) for name in _FIELDS}
+        return orjson.dumps({name: value for name, value in values.items() if value != _UNSET.get(name)})
+
+    @classmethod
+    def from_json(cls, line: bytes) -> Row:
+        return cls(**orjson.loads(line))
+
+    def prompt_text(self) -> str:
+        """All that comes before the answer."""
+        before = self._sides()[0]
+        return "\n".join([self.tools, *(f"{turn['role']}: {turn['content']}" for turn in before)])
+
+    def answer_text(self) -> str:
+        """What is to be learned last: the answer of a conversation, both of a pair, the whole of a text."""
+        turns = [*self._sides()[1], *(self.rejected_messages or [])]
+        return self.text or "\n".join(f"{turn['content']}{turn.get('tool_calls', '')}" for turn in turns)
+
+    def whole_text(self) -> str:
+        """Prompt and answer without the roles."""
+        return self.text or "\n".join(
+            turn["content"] for turn in (*self.messages, *(self.rejected_messages or []))
+        )
+
+    def _sides(self) -> tuple[list[Message], list[Message]]:
+        """(prompt, answer): of a conversation the answer is all after its last user turn."""
+        if self.prompt_turns:
+            return self.messages[: self.prompt_turns], self.messages[self.prompt_turns :]
+        last = max((index for index, turn in enumerate(self.messages) if turn["role"] == "user"), default=-1)
+        return self.messages[: last + 1], self.messages[last + 1 :]
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A data set ready to tokenise. `rejected` names every row that is in neither side."""
-
-    train: list[Row]
-    validation: list[Row]
-    rejected: list[Rejected]
-    schema: Schema
-    table: Table
-    fingerprint: str
-    faults: list[Fault] = field(default_factory=list)  # of the set as a whole; `prepare` raises them
-    warnings: list[Fault] = field(default_factory=list)
+_FIELDS = [one.name for one in fields(Row)]
+_UNSET = {one.name: [] if one.name == "messages" else one.default for one in fields(Row)}

@@ -1,6 +1,6 @@
-"""Where rows come from: a file, a built-in example, the Hugging Face Hub. Everything becomes a `Table`.
+"""Where rows come from: a file or folder, a built-in example, the Hugging Face Hub, TensorFlow Datasets.
 
-A source is written `example:NAME`, `hub:OWNER/NAME` or the path of a file.
+A source is written `example:NAME`, `hub:OWNER/NAME`, `tfds:NAME` or a path. Opened, it is read piece by piece.
 """
 
 from __future__ import annotations
@@ -9,36 +9,97 @@ import hashlib
 import os
 import re
 import shutil
-from dataclasses import replace
+from collections.abc import Iterable
 from pathlib import Path
 
 from gemma_tune import hub
-from gemma_tune.data.files import read_file
-from gemma_tune.data.hub_sets import hub_choices, read_hub
-from gemma_tune.data.rows import Table
+from gemma_tune.data.hub_sets import HUB, hub_choices, hub_size_bytes, open_hub
+from gemma_tune.data.readers import open_path
+from gemma_tune.data.rows import Opened, Rejected, Table
+from gemma_tune.data.store import values_of
+from gemma_tune.data.tfds_sets import TFDS, is_prepared, open_prepared, open_tfds, tfds_choices
 from gemma_tune.errors import DataError
 
-__all__ = ["example_names", "hub_choices", "is_example", "keep_upload", "read"]
+__all__ = [
+    "choices_of",
+    "example_names",
+    "first_rows",
+    "hub_size_bytes",
+    "is_example",
+    "keep_uploads",
+    "open_source",
+    "read",
+]
 
-EXAMPLE, HUB = "example:", "hub:"
+EXAMPLE = "example:"
 HELD_OUT = "held_out"
 _SUFFIXES = (".jsonl", ".csv")
+REJECTED_IN_A_ROW = 5_000  # after so many a table without a row is believed to hold none
+
+
+def open_source(
+    source: str, subset: str = "", split: str = "train", token: str | None = None, *, whole: bool = True
+) -> Opened:
+    """A source that can be read. `whole`: false for a look at its first rows, without a download or a pass over it.
+
+    `subset` is for the Hub; `split` too, for TFDS, and `held_out` for an example.
+    """
+    source = source.strip()
+    if source.startswith(HUB):
+        return open_hub(source.removeprefix(HUB), subset, split, token, streaming=not whole)
+    if source.startswith(TFDS):
+        return open_tfds(source.removeprefix(TFDS), split)
+    if source.startswith(EXAMPLE):
+        return open_path(_example_file(source.removeprefix(EXAMPLE), split), whole=whole).named(source)
+    path = hub.check_path(source, "data.source")
+    if path.is_dir() and is_prepared(path):
+        return open_prepared(path, split)
+    return open_path(path, whole=whole)
+
+
+def first_rows(opened: Opened, limit: int | None = None) -> Table:
+    """The first rows as a table; all of them without a limit."""
+    rows: list[tuple[int, dict]] = []
+    rejected: list[Rejected] = []
+    columns = dict.fromkeys(opened.columns)
+    for records in opened.records():
+        rejected += records.rejected
+        for number, value in values_of(records):
+            if isinstance(value, dict):
+                rows.append((number, value))
+                columns.update(dict.fromkeys(value))
+            else:
+                rejected.append(value if isinstance(value, Rejected) else _no_object(number, value))
+            if limit is not None and len(rows) >= limit:
+                break
+        if limit is not None and (len(rows) >= limit or len(rejected) > REJECTED_IN_A_ROW):
+            break
+    rejected.sort(key=lambda one: one.number)
+    return Table(list(columns), rows, rejected, opened.name, list(opened.notes))
 
 
 def read(
     source: str, subset: str = "", split: str = "train", token: str | None = None, limit: int | None = None
 ) -> Table:
-    """At most `limit` rows of a source. `subset` is for the Hub; `split` too, and `held_out` for an example."""
-    source = source.strip()
-    if source.startswith(HUB):
-        return read_hub(source.removeprefix(HUB), subset, split, token, limit)
-    if source.startswith(EXAMPLE):
-        path = _example_file(source.removeprefix(EXAMPLE), split)
-        return replace(read_file(path, limit), source=source)
-    path = hub.check_path(source, "data.source")
-    if path.is_dir():
-        raise DataError.at("data.source", source, "This is a folder, not a file.", "Name one file in it.")
-    return read_file(path, limit)
+    """The first rows of a source, or all of a small one."""
+    return first_rows(open_source(source, subset, split, token, whole=limit is None), limit)
+
+
+def choices_of(source: str, token: str | None = None) -> dict[str, list[str]]:
+    """Subset → its splits, as a Hub or TFDS data set has them. Costs a few requests."""
+    if source.startswith(TFDS):
+        return tfds_choices(source.removeprefix(TFDS))
+    return hub_choices(source.removeprefix(HUB), token)
+
+
+def _no_object(number: int, value: object) -> Rejected:
+    return Rejected(
+        number,
+        "",
+        str(value)[:80],
+        "A row must be an object.",
+        'Write it as {"instruction": "…", "output": "…"}.',
+    )
 
 
 def example_names() -> list[str]:
@@ -52,14 +113,39 @@ def is_example(source: str) -> bool:
     return source.strip().startswith(EXAMPLE)
 
 
-def keep_upload(path: str | Path) -> Path:
-    """A copy of an uploaded file in the uploads folder that outlives the browser's; the same file gives the same path."""
-    path = Path(path)
+def keep_uploads(paths: Iterable[str | Path]) -> Path:
+    """Copies of uploaded files in the uploads folder that outlive the browser's; the same files give the same path.
+
+    One file is kept as a file, several as a folder.
+    """
+    paths = [Path(path) for path in paths]
+    digests = [_digest(path) for path in paths]
+    if len(paths) == 1:
+        return _keep(paths[0], hub.home() / "uploads" / f"{digests[0][:12]}-{_safe_name(paths[0])}")
+    joined = hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()[:12]
+    folder = hub.home() / "uploads" / f"{joined}-{len(paths)}-files"
+    names = [_safe_name(path) for path in paths]
+    for path, name, digest in zip(paths, names, digests, strict=True):
+        _keep(path, folder / (name if names.count(name) == 1 else f"{digest[:6]}-{name}"))
+    return folder
+
+
+def _digest(path: Path) -> str:
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip(".-")[:60] or "upload"
-    suffix = re.sub(r"[^A-Za-z0-9.]+", "", path.suffix)[:10]
-    kept = hub.home() / "uploads" / f"{digest[:12]}-{stem}{suffix}"
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _safe_name(path: Path) -> str:
+    """The name without what a path or a shell could read otherwise; its last two suffixes are kept (.jsonl.gz)."""
+    stem, *suffixes = path.name.split(".")
+    if not stem:
+        stem, suffixes = "upload", suffixes[-1:]
+    ends = [re.sub(r"[^A-Za-z0-9]+", "", suffix)[:10] for suffix in suffixes[-2:]]
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", ".".join([stem, *suffixes[:-2]])).strip(".-")[:60] or "upload"
+    return ".".join([stem, *filter(None, ends)])
+
+
+def _keep(path: Path, kept: Path) -> Path:
     if kept.exists():
         return kept
     partial = kept.with_name(f".{kept.name}.{os.getpid()}")

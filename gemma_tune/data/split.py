@@ -1,112 +1,67 @@
-"""From a configuration to the two sides of a data set: read, recognise, convert, split.
+"""Which rows are learned and which are held back, from the facts of a store alone.
 
-The split orders the distinct conversations by a hash of seed and content, and takes the first ones for validation: the
-same on every platform, independent of the order of rows, and copies of a conversation never straddle it.
+The split orders the distinct rows by a hash of seed and identity and takes the first ones: the same on every platform,
+independent of the order of rows, and copies of a row never straddle it.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections import defaultdict
-from dataclasses import replace
+import numpy as np
 
-from gemma_tune.config import RunConfig
-from gemma_tune.data.formats import all_rejected, convert, recognise
-from gemma_tune.data.rows import Prepared, Rejected, Row, Schema
-from gemma_tune.data.sources import EXAMPLE, HELD_OUT, HUB, is_example, read
-from gemma_tune.errors import DataError, Fault
+from gemma_tune.config import DataSection
 
 
-def prepare(config: RunConfig, token: str | None = None) -> Prepared:
-    """The rows of both sides. DataError with every fault of the set at once where it cannot be trained on."""
-    prepared = gather(config, token)
-    if prepared.faults:
-        raise DataError(*prepared.faults)
-    return prepared
+def split(facts: np.ndarray, data: DataSection) -> tuple[np.ndarray, np.ndarray]:
+    """(train, validation): indices in the order of the store, each once.
+
+    A split column or a source of its own decides where there is one; else the number or the share that is asked for, at
+    least one row on each side.
+    """
+    all_rows = np.arange(len(facts))
+    if facts["held_back"].any():
+        return all_rows[~facts["held_back"]], all_rows[facts["held_back"]]
+    held = held_back(facts["identity"], wanted_rows(len(facts), data), data.split_seed)
+    return all_rows[~held], all_rows[held]
 
 
-def gather(config: RunConfig, token: str | None = None) -> Prepared:
-    """As `prepare`, with the faults of the set kept in the result; raises only where nothing can be read at all."""
-    data = config.data
-    table = read(data.source, data.subset, _train_split(config), token)
-    schema = recognise(table, data.format, data.columns)
-    rows, rejected = convert(table, schema)
-    rejected = _in_order([*table.rejected, *rejected])
-    faults, warnings = [], [Fault(table.source, "", note, "") for note in table.notes]
-    if not rows:
-        faults += all_rejected(table, rejected)
-        validation: list[Row] = []
-    elif data.validation_source or is_example(data.source):
-        validation, refused, notes = _validation_rows(config, schema, token)
-        rejected += refused
-        warnings += notes
-    else:
-        rows, validation = split(rows, data.validation_fraction, data.split_seed)
-    batch = config.train.per_device_train_batch_size
-    if 0 < len(rows) < batch:
-        faults.append(
-            Fault(
-                table.source, f"{len(rows)} training rows", f"The data set is smaller than one batch of {batch} rows.",
-                f"Add rows, or set train.per_device_train_batch_size to {len(rows)} or less.",
-            )
-        )  # fmt: skip
-    return Prepared(rows, validation, rejected, schema, table, table.fingerprint, faults, warnings)
+def wanted_rows(rows: int, data: DataSection) -> int:
+    if rows < 2 or not (data.validation_rows or data.validation_fraction):
+        return 0
+    wanted = data.validation_rows or round(data.validation_fraction * rows)
+    return min(max(1, wanted), rows - 1)
 
 
-def split(rows: list[Row], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
-    """(train, validation), each in the order of the source; at least one row in each where fraction > 0."""
-    wanted = max(1, round(fraction * len(rows))) if fraction > 0 and len(rows) > 1 else 0
-    groups: dict[bytes, list[int]] = defaultdict(list)  # copies of one conversation
-    for index, row in enumerate(rows):
-        groups[hashlib.sha256(f"{seed}\0{row.identity()}".encode()).digest()].append(index)
-    held: set[int] = set()
-    for digest in sorted(groups):
-        if len(groups) > 1 and len(held) + len(groups[digest]) <= wanted:
-            held.update(groups[digest])
-        if len(held) == wanted:
+def held_back(identity: np.ndarray, wanted: int, seed: int) -> np.ndarray:
+    """(n,) → which rows to hold back: whole groups of copies, as many as fit into `wanted` rows."""
+    distinct, group, sizes = np.unique(identity, return_inverse=True, return_counts=True)
+    chosen = np.zeros(len(distinct), bool)
+    left = wanted if len(distinct) > 1 else 0
+    for index in np.argsort(mixed(distinct, seed), kind="stable"):
+        if left <= 0:
             break
-    train = [row for index, row in enumerate(rows) if index not in held]
-    return train, [rows[index] for index in sorted(held)]
+        if sizes[index] <= left:
+            chosen[index] = True
+            left -= sizes[index]
+    return chosen[group]
 
 
-def _validation_rows(
-    config: RunConfig, schema: Schema, token: str | None
-) -> tuple[list[Row], list[Rejected], list[Fault]]:
-    """Rows of a source of their own, read as the training rows are where the columns allow it."""
-    data = config.data
-    source, split_name = _validation_source(config)
-    table = read(source, data.subset, split_name, token)
-    same = set(schema.columns.values()) <= set(table.columns)
-    rows, rejected = convert(table, schema if same else recognise(table, data.format))
-    rejected = [replace(one, side="validation") for one in _in_order([*table.rejected, *rejected])]
-    if not rows:
-        raise DataError(*all_rejected(table, rejected))
-    return rows, rejected, [Fault(f"validation {table.source}", "", note, "") for note in table.notes]
+def mixed(values: np.ndarray, seed: int) -> np.ndarray:
+    """(n,) of uint64 in an order that the seed decides: the finaliser of SplitMix64 (Steele et al., 2014)."""
+    with np.errstate(over="ignore"):
+        mixed = values.astype(np.uint64) + np.uint64(seed + 1) * np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return mixed ^ (mixed >> np.uint64(31))
 
 
-def _validation_source(config: RunConfig) -> tuple[str, str]:
-    """Source and split. A Hub split is named after a hash sign: hub:OWNER/NAME#validation."""
-    data = config.data
-    if not data.validation_source:
-        return data.source, HELD_OUT
-    source, split_name = data.validation_source, ""
-    if source.startswith((HUB, EXAMPLE)):  # the name of a file may hold a hash sign
-        source, _, split_name = source.partition("#")
-    if is_example(source):
-        split_name = split_name or (HELD_OUT if source == data.source else "train")
-    split_name = split_name or data.split
-    if source == data.source and split_name == _train_split(config):
-        raise DataError.at(
-            "data.validation_source", data.validation_source, "These are the training rows themselves.",
-            "Name another file, another split (hub:OWNER/NAME#validation), or leave it empty to split some off.",
-        )  # fmt: skip
-    return source, split_name
-
-
-def _train_split(config: RunConfig) -> str:
-    """Examples have files of their own, so a Hub split chosen before does not matter to them."""
-    return "train" if is_example(config.data.source) else config.data.split
-
-
-def _in_order(rejected: list[Rejected]) -> list[Rejected]:
-    return sorted(rejected, key=lambda one: one.number)
+def weighted(indices: np.ndarray, facts: np.ndarray, weights: list[float], seed: int) -> np.ndarray:
+    """The rows of an epoch: those of each part as often as its weight says, a share of them for what is left over."""
+    if all(weight == 1 for weight in weights):
+        return indices
+    taken = []
+    for part, weight in enumerate(weights):
+        own = indices[facts["part"][indices] == part]
+        rest = round((weight - int(weight)) * len(own))
+        order = np.argsort(mixed(facts["identity"][own] ^ own.astype(np.uint64), seed), kind="stable")
+        taken += [own] * int(weight) + [np.sort(own[order[:rest]])]
+    return np.sort(np.concatenate(taken))

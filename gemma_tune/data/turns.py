@@ -1,13 +1,18 @@
-"""The rules for a conversation, and the reading of one in any of its spellings. Every breach is a `RowFault`."""
+"""The rules for a conversation, the reading of one in any of its spellings, and the fixes that are mechanical.
+
+Every breach is a `RowFault`. Calls of functions keep their arguments as JSON strings.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 
 from gemma_tune.data.rows import Message, RowFault
 
 ROLES = {
     "system": "system",
+    "developer": "developer",
     "user": "user",
     "human": "user",
     "prompter": "user",
@@ -16,14 +21,29 @@ ROLES = {
     "model": "assistant",
     "bot": "assistant",
     "chatgpt": "assistant",
+    "function_call": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "ipython": "tool",
+    "observation": "tool",
+}
+SYSTEM_ROLES = ("system", "developer")
+WHAT = {
+    "assistant": "The answer",
+    "user": "The user turn",
+    "system": "The system turn",
+    "developer": "The developer turn",
+    "tool": "The function's result",
 }
 _SPELLINGS = (("role", "content"), ("from", "value"))
+_KEPT = ("name", "tool_call_id", "reasoning_content")  # further keys of a turn that a template may read
 
 
 def text_of(value: object, field: str, what: str = "The field") -> str:
     """`value` where it is text that a tokenizer can read."""
-    if value is None:
-        raise RowFault(field, "nothing", f"{what} is missing.", f"Fill in {field} or take the row out.")
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        met = "nothing" if value is None else "NaN"
+        raise RowFault(field, met, f"{what} is missing.", f"Fill in {field} or take the row out.")
     if isinstance(value, bool | int | float):
         raise RowFault(field, value, f"{what} must be text, not a number.", f'Put it in quotes: "{value}".')
     if not isinstance(value, str):
@@ -50,8 +70,20 @@ def filled(value: object, field: str, what: str) -> str:
     return text
 
 
-def turn(value: object, field: str) -> Message:
-    """One turn from {"role", "content"} or {"from", "value"}."""
+def parsed(value: object, field: str, what: str) -> object:
+    """A cell that may hold its list or object as JSON text."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            raise RowFault(
+                field, value, f"{what} is not valid JSON.", "Write it as JSON, with double quotes."
+            ) from None
+    return value
+
+
+def turn(value: object, field: str, empty: bool = False) -> Message:
+    """One turn from {"role", "content"} or {"from", "value"}; `empty`: without content it is no fault."""
     if not isinstance(value, dict):
         raise RowFault(
             field, value, "A turn must be an object with role and content.",
@@ -59,38 +91,122 @@ def turn(value: object, field: str) -> Message:
         )  # fmt: skip
     for role_key, content_key in _SPELLINGS:
         if role_key in value:
-            role = ROLES.get(str(value[role_key]).strip().lower())
-            if role is None:
-                raise RowFault(
-                    f"{field}.{role_key}", value[role_key], "The role is not known.",
-                    "Use system, user or assistant (or human and gpt).",
-                )  # fmt: skip
-            what = {"assistant": "The answer", "user": "The user turn", "system": "The system turn"}[role]
-            return {
-                "role": role,
-                "content": filled(value.get(content_key), f"{field}.{content_key}", what),
-            }
+            return _turn(value, f"{field}.{role_key}", role_key, f"{field}.{content_key}", content_key, empty)
     raise RowFault(
         field, value, "The turn has no role.", 'Write {"role": "user", "content": "…"} or from and value.'
     )
 
 
-def turns(value: object, field: str) -> list[Message]:
-    """A list of turns; a cell of a CSV may hold it as JSON. The order of roles is `check_order`'s matter."""
-    if isinstance(value, str) and value.lstrip()[:1] == "[":
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
+def _turn(value: dict, role_field: str, role_key: str, field: str, content_key: str, empty: bool) -> Message:
+    spelled = str(value[role_key]).strip().lower()
+    role = ROLES.get(spelled)
+    if role is None:
+        raise RowFault(
+            role_field, value[role_key], "The role is not known.",
+            "Use system, user, assistant or tool (or human and gpt).",
+        )  # fmt: skip
+    content = value.get(content_key)
+    if spelled == "function_call":
+        return {"role": role, "content": "", "tool_calls": _calls(parsed(content, field, "The call"), field)}
+    calls = (
+        _calls(value["tool_calls"], f"{field.rpartition('.')[0]}.tool_calls")
+        if value.get("tool_calls")
+        else []
+    )
+    if isinstance(content, list | tuple):
+        content = _joined(content, field, WHAT[role])
+    if role == "tool" and isinstance(content, dict):
+        content = json.dumps(content, ensure_ascii=False)
+    found = {"role": role, "content": ""}
+    if not (content is None and (calls or empty)):
+        may_be_empty = empty or calls or role == "tool"
+        found["content"] = (text_of if may_be_empty else filled)(content, field, WHAT[role])
+    if calls:
+        found["tool_calls"] = calls
+    return found | {key: value[key] for key in _KEPT if isinstance(value.get(key), str) and value[key]}
+
+
+def _joined(parts: list, field: str, what: str) -> str:
+    """Content written as parts: the texts, one after the other."""
+    texts = []
+    for index, part in enumerate(parts):
+        where = f"{field}[{index}]"
+        if isinstance(part, str):
+            texts.append(text_of(part, where, what))
+        elif isinstance(part, dict) and (part.get("type") == "text" or set(part) == {"text"}):
+            texts.append(text_of(part.get("text"), f"{where}.text", what))
+        else:
+            kind = part.get("type", "unknown") if isinstance(part, dict) else part
             raise RowFault(
-                field, value, "The list of turns is not valid JSON.", "Write the turns as a JSON list."
-            ) from None
+                where, kind, "Only parts of text can be learned here.",
+                'Take the other parts out, or write {"type": "text", "text": "…"}.',
+            )  # fmt: skip
+    return "\n".join(texts)
+
+
+def _calls(value: object, field: str) -> list[dict]:
+    """An assistant's calls of functions, their arguments as JSON strings."""
+    value = parsed(value, field, "The list of calls")
+    calls = []
+    for index, call in enumerate(value if isinstance(value, list | tuple) else [value]):
+        where = f"{field}[{index}]"
+        function = call.get("function", call) if isinstance(call, dict) else None
+        if (
+            not isinstance(function, dict)
+            or not isinstance(function.get("name"), str)
+            or not function["name"]
+        ):
+            raise RowFault(
+                where, call, "A call needs the name of its function.",
+                'Write {"type": "function", "function": {"name": "…", "arguments": {…}}}.',
+            )  # fmt: skip
+        arguments = _arguments(function.get("arguments", function.get("parameters")), f"{where}.arguments")
+        named = {"id": call["id"]} if isinstance(call.get("id"), str) else {}
+        calls.append(
+            {**named, "type": "function", "function": {"name": function["name"], "arguments": arguments}}
+        )
+    return calls
+
+
+def _arguments(value: object, field: str) -> str:
+    if value in (None, ""):
+        return "{}"
+    value = parsed(value, field, "The arguments")
+    if not isinstance(value, dict):
+        raise RowFault(
+            field, value, "The arguments of a call must be a JSON object.", 'Write them as {"city": "Rome"}.'
+        )
+    return json.dumps(value, ensure_ascii=False)
+
+
+def tools_of(value: object, field: str) -> str:
+    """The functions that may be called, as one JSON list; empty where the row has none."""
+    value = parsed(value, field, "The list of tools")
+    if value in (None, "", [], {}):
+        return ""
+    tools = []
+    for index, tool in enumerate(value if isinstance(value, list | tuple) else [value]):
+        tool = parsed(tool, f"{field}[{index}]", "The tool")
+        function = tool.get("function", tool) if isinstance(tool, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise RowFault(
+                f"{field}[{index}]", tool, "A tool needs a name.",
+                'Write {"type": "function", "function": {"name": "…", "description": "…", "parameters": {…}}}.',
+            )  # fmt: skip
+        tools.append({"type": "function", "function": function})
+    return json.dumps(tools, ensure_ascii=False)
+
+
+def turns(value: object, field: str, empty: bool = False) -> list[Message]:
+    """A list of turns; a cell of a CSV may hold it as JSON. The order of roles is `check_order`'s matter."""
+    value = parsed(value, field, "The list of turns")
     if value is None:
         raise RowFault(field, "nothing", "The list of turns is missing.", "Add it or take the row out.")
     if not isinstance(value, list | tuple):
         raise RowFault(
             field, value, "The turns must be a list.", 'Write [{"role": "user", "content": "…"}, …].'
         )
-    return [turn(one, f"{field}[{index}]") for index, one in enumerate(value)]
+    return [turn(one, f"{field}[{index}]", empty) for index, one in enumerate(value)]
 
 
 def looks_like_turns(value: object) -> str:
@@ -101,13 +217,33 @@ def looks_like_turns(value: object) -> str:
         except (ValueError, RecursionError):
             return ""
     if isinstance(value, list | tuple) and value and isinstance(value[0], dict):
-        return next((role for role, content in _SPELLINGS if role in value[0] and content in value[0]), "")
+        return next((role for role, content in _SPELLINGS if role in value[0] and (content in value[0] or "tool_calls" in value[0])), "")  # fmt: skip
     return ""
 
 
-def check_order(messages: list[Message], field: str) -> list[Message]:
-    """The messages, where an optional system turn is followed by user and assistant in turn, an answer last."""
-    first = 1 if messages and messages[0]["role"] == "system" else 0
+def mended(messages: list[Message], fixes: frozenset[str]) -> list[Message]:
+    """The turns after the mechanical fixes that were asked for; nothing else of them is changed."""
+    if "strip" in fixes:
+        messages = [turn | {"content": turn["content"].strip()} for turn in messages]
+    if "drop_empty_turns" in fixes:
+        messages = [turn for turn in messages if turn["content"].strip() or turn.get("tool_calls")]
+    if "merge_turns" not in fixes:
+        return messages
+    merged: list[Message] = []
+    for one in messages:
+        if merged and one["role"] == merged[-1]["role"] != "tool" and "tool_calls" not in (one | merged[-1]):
+            merged[-1] = merged[-1] | {"content": f"{merged[-1]['content']}\n\n{one['content']}"}
+        else:
+            merged.append(one)
+    return merged
+
+
+def check_order(messages: list[Message], field: str, *, ends_with_answer: bool = True) -> list[Message]:
+    """The messages, where an optional system turn is followed by user and assistant in turn, an answer last.
+
+    Results of functions follow the assistant turn that calls them, and another assistant turn may follow them.
+    """
+    first = 1 if messages and messages[0]["role"] in SYSTEM_ROLES else 0
     if not messages:
         raise RowFault(field, "[]", "The conversation has no turn.", "Add a user turn and an answer.")
     if len(messages) == first:
@@ -115,27 +251,47 @@ def check_order(messages: list[Message], field: str) -> list[Message]:
             field, messages[0]["content"], "The conversation has only a system turn.",
             "Add a user turn and an answer.",
         )  # fmt: skip
+    before = ""
     for index in range(first, len(messages)):
         role = messages[index]["role"]
-        if role == ("user", "assistant")[(index - first) % 2]:
-            continue
-        where = f"{field}[{index}].role"
-        if index == first:
-            raise RowFault(
-                where, role, "The first turn must be the user's.", "Begin the conversation with a user turn."
-            )
-        if role == "system":
-            raise RowFault(
-                where, role, "A system turn can only stand first.", "Move it to the beginning or take it out."
-            )
-        raise RowFault(
-            where, messages[index]["content"], f"Two {role} turns in a row.",
-            "Merge them into one turn, or add the missing turn between them.",
-        )  # fmt: skip
-    if messages[-1]["role"] != "assistant":
+        calls = bool(before) and "tool_calls" in messages[index - 1]
+        if not _may_follow(role, before, calls):
+            raise _wrong_place(messages, index, before, f"{field}[{index}].role")
+        before = role
+    if ends_with_answer and messages[-1]["role"] != "assistant":
         raise RowFault(
             f"{field}[{len(messages) - 1}].role", messages[-1]["role"],
             "The conversation does not end with an assistant turn, so there is nothing to learn from its end.",
             "Add the answer, or take the last turn out.",
         )  # fmt: skip
     return messages
+
+
+def _may_follow(role: str, before: str, calls: bool) -> bool:
+    """`before`: the role of the turn before, empty at the beginning; `calls`: whether it calls functions."""
+    if role == "tool":
+        return before == "tool" or calls
+    if role == "assistant":
+        return before in ("user", "tool")
+    return role == "user" and before in ("", "assistant", "tool")
+
+
+def _wrong_place(messages: list[Message], index: int, before: str, where: str) -> RowFault:
+    role, content = messages[index]["role"], messages[index]["content"]
+    if role in SYSTEM_ROLES:
+        return RowFault(
+            where, role, f"A {role} turn can only stand first.", "Move it to the beginning or take it out."
+        )
+    if not before:
+        return RowFault(
+            where, role, "The first turn must be the user's.", "Begin the conversation with a user turn."
+        )
+    if role == "tool":
+        return RowFault(
+            where, content, "A function's result must follow the assistant turn that calls it.",
+            "Add the call (tool_calls) to the assistant turn before it.",
+        )  # fmt: skip
+    return RowFault(
+        where, content, f"Two {role} turns in a row.",
+        "Merge them into one turn, or add the missing turn between them.",
+    )  # fmt: skip

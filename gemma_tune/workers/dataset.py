@@ -5,85 +5,102 @@ Torch-free: bad data ends a run before anything heavy is imported.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+import os
+from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
 
 from gemma_tune import data
 from gemma_tune.config import RunConfig
-from gemma_tune.data.rendering import NOT_LEARNED, ChatTokenizer
-from gemma_tune.data.rows import Row
 from gemma_tune.errors import DataError
 from gemma_tune.runs.folder import RunFolder, write_json
 
-TRAIN, VALIDATION, REJECTED = "train.jsonl", "validation.jsonl", "rejected.jsonl"
-ROWS_AT_ONCE = 1000  # tokenised between two looks at the stop file
+SPLIT = "split.npz"
+ROWS_AT_ONCE = 2_000
+SCHEMA = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
+NO_LIMIT = np.iinfo(np.int32).max
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """Rows as TRL takes them, each at most `max_length` long and with at least one learned token."""
+class Rows:
+    """What a run learns from and is measured on, by index in the store of its folder."""
 
-    rows: list[dict[str, list[int]]]
-    cut: list[int]  # source numbers of rows that were longer
-    unlearnable: list[int]  # source numbers of rows left out: all of their answer was cut off
+    store: data.Store
+    train: np.ndarray
+    validation: np.ndarray
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side as TRL takes it: an Arrow file of `input_ids` and `labels`, each row with at least one learned token."""
+
+    name: str  # "training" or "validation"
+    path: Path
+    rows: int
+    cut: int
+    left_out: list[int]  # source numbers of rows without a learned token
     tokens: int
 
 
-def rows_of(run: RunFolder, config: RunConfig, token: str | None) -> tuple[list[Row], list[Row]]:
-    """Training and validation rows. The first call reads the source and writes them down."""
-    if not (run.data_dir / TRAIN).is_file():
-        prepared = data.prepare(config, token)
-        run.data_dir.mkdir(exist_ok=True)
-        _write(run.data_dir / REJECTED, [rejected.as_dict() for rejected in prepared.rejected])
-        _write(run.data_dir / VALIDATION, [asdict(row) for row in prepared.validation])
+def rows_of(run: RunFolder, config: RunConfig, token: str | None, watch: data.Watch = data.unwatched) -> Rows:
+    """The first call prepares them and writes them down."""
+    if not (run.data_dir / SPLIT).is_file():
+        prepared = data.prepare(config, token, watch)
+        prepared.store.copy_to(run.data_dir)
         write_json(run.provenance_path, run.provenance() | {"data_fingerprint": prepared.fingerprint})
-        _write(run.data_dir / TRAIN, [asdict(row) for row in prepared.train])  # last: says that all are there
-    return _read(run.data_dir / TRAIN), _read(run.data_dir / VALIDATION)
+        draft = run.data_dir / f".{SPLIT}"  # last: it says that all is there
+        with draft.open("wb") as file:
+            np.savez(file, train=prepared.train, validation=prepared.validation)
+        draft.replace(run.data_dir / SPLIT)
+    with np.load(run.data_dir / SPLIT) as sides:
+        return Rows(data.Store(run.data_dir), sides["train"], sides["validation"])
 
 
-def rejected_count(run: RunFolder) -> int:
-    with (run.data_dir / REJECTED).open(encoding="utf-8") as lines:
-        return sum(1 for _ in lines)
+def tokens_of(
+    rows: Rows, config: RunConfig, tokenizer_folder: Path, watch: data.Watch = data.unwatched
+) -> data.Tokens:
+    return data.tokens_of(rows.store, tokenizer_folder, config.train.assistant_only_loss, watch)
 
 
-def encode(chat: ChatTokenizer, rows: list[Row], config: RunConfig, between: Callable[[], object]) -> Encoded:
-    """Tokens and labels of the rows; `between` is called now and then. Packing does its own cutting."""
-    limit = None if config.advanced.sft.get("packing") else config.train.max_length
-    encoded, cut, unlearnable = [], [], []
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        between()
-        batch = rows[start : start + ROWS_AT_ONCE]
-        found = chat.encode_all([row.messages for row in batch], config.train.assistant_only_loss)
-        for row, one in zip(batch, found, strict=True):
-            if len(one.ids) > config.train.max_length:
-                cut.append(row.number)
-            labels = one.labels[:limit]
-            if labels.count(NOT_LEARNED) == len(labels):
-                unlearnable.append(row.number)
-            else:
-                encoded.append({"input_ids": one.ids[:limit], "labels": labels})
-    return Encoded(encoded, cut, unlearnable, sum(len(row["input_ids"]) for row in encoded))
+def encode(run: RunFolder, rows: Rows, config: RunConfig, tokens: data.Tokens) -> tuple[Side, Side]:
+    """Training and validation side, cut. Packing does its own cutting."""
+    limit = NO_LIMIT if config.advanced.sft.get("packing") else config.train.max_length
+    learned = tokens.learned(limit)
+
+    def side(name: str, indices: np.ndarray) -> Side:
+        kept = indices[learned[indices] > 0]
+        path = run.data_dir / f"{name}.arrow"
+        _write_arrow(path, tokens, kept, limit)
+        return Side(
+            name,
+            path,
+            len(kept),
+            int((tokens.lengths[indices] > config.train.max_length).sum()),
+            rows.store.facts["number"][indices[learned[indices] == 0]].tolist(),
+            int(np.minimum(tokens.lengths[kept], limit).sum()),
+        )
+
+    return side("training", rows.train), side("validation", rows.validation)
 
 
-def refuse_nothing_to_learn(encoded: Encoded, config: RunConfig) -> None:
-    if not encoded.rows:
+def _write_arrow(path: Path, tokens: data.Tokens, indices: np.ndarray, limit: int) -> None:
+    """In batches, so that a large set is never held. Each rank writes the same bytes, and the last one stays."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with pa.OSFile(str(draft), "wb") as file, pa.ipc.new_stream(file, SCHEMA) as writer:
+        for start in range(0, len(indices), ROWS_AT_ONCE):
+            ids, labels, lengths = tokens.batch(indices[start : start + ROWS_AT_ONCE], limit)
+            offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+            columns = [pa.ListArray.from_arrays(offsets, pa.array(one)) for one in (ids, labels)]
+            writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
+    draft.replace(path)
+
+
+def refuse_nothing_to_learn(side: Side, config: RunConfig) -> None:
+    if not side.rows:
         raise DataError.at(
             "train.max_length", config.train.max_length,
             "No training row has any token to learn from within this length.",
             "Raise the maximum length, or shorten the prompts.",
         )  # fmt: skip
-
-
-def _write(path: Path, rows: list[dict]) -> None:
-    draft = path.with_name(f".{path.name}.part")
-    with draft.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    draft.replace(path)
-
-
-def _read(path: Path) -> list[Row]:
-    with path.open(encoding="utf-8") as lines:
-        return [Row(**json.loads(line)) for line in lines]

@@ -5,7 +5,7 @@ Both answer greedily. The validation loss is the one that the trainer logs: the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,15 +47,18 @@ class Measured:
 
 
 def questions_of(
-    rows: list[Row], chat: ChatTokenizer, limit: int, context_tokens: int, max_new_tokens: int
+    rows: Iterable[Row], chat: ChatTokenizer, limit: int, context_tokens: int, max_new_tokens: int
 ) -> list[Question]:
-    """Up to `limit` rows as questions: all but their last turn, which is the answer. Too long ones are left out."""
-    questions = []
+    """Up to `limit` rows as questions: all but their last turn, which is the answer.
+
+    Left out are too long ones, plain texts, and answers that call a function.
+    """
+    questions: list[Question] = []
     for row in rows:
-        *before, last = row.messages
         if len(questions) == limit:
             break
-        prompt_ids = chat.encode_prompt(before) if before else []
+        *before, last = row.messages or [{"content": ""}]
+        prompt_ids = chat.encode_prompt(before, row.tools) if before and last["content"].strip() else []
         if prompt_ids and len(prompt_ids) + max_new_tokens <= context_tokens:
             questions.append(Question(row.number, before, last["content"], prompt_ids))
     return questions
@@ -65,7 +68,7 @@ def measure(
     model,
     chat: ChatTokenizer,
     questions: list[Question],
-    validation_rows: list[dict[str, list[int]]],
+    validation_rows: Sequence[dict[str, list[int]]],
     *,
     max_new_tokens: int,
     batch_rows: int,
@@ -118,7 +121,7 @@ def answer_batch(
     return [chat.decode(row) for row in out[:, input_ids.shape[1] :].tolist()]
 
 
-def validation_loss(model, rows: list[dict[str, list[int]]], batch_rows: int, stop: Stop) -> float | None:
+def validation_loss(model, rows: Sequence[dict[str, list[int]]], batch_rows: int, stop: Stop) -> float | None:
     """Per token, each batch's mean weighted by its rows."""
     total = 0.0
     for batch in _batches(rows, batch_rows):
@@ -144,9 +147,9 @@ def shown_prompt(messages: list[Message]) -> str:
     return "\n".join(f"{message['role']}: {message['content']}" for message in messages)
 
 
-def _batches(items: list, size: int) -> Iterator[list]:
+def _batches(items: Sequence, size: int) -> Iterator[list]:
     for start in range(0, len(items), size):
-        yield items[start : start + size]
+        yield [items[index] for index in range(start, min(start + size, len(items)))]
 
 
 class _StopAll(StoppingCriteria):

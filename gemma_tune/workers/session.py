@@ -6,6 +6,7 @@ import gc
 import json
 import logging
 import shutil
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import datasets
 import torch
 import transformers
 from accelerate import PartialState
+from datasets import Dataset
 from transformers import TrainerState
 from trl.trainer.utils import add_fused_lm_head
 
@@ -37,17 +39,17 @@ def work(job: Job) -> None:
     chat = ChatTokenizer.from_folder(
         hub.tokenizer_folder(job.config.model.id, job.facts.revision or "main", job.token)
     )
-    train_rows, validation_rows = dataset.rows_of(job.run, job.config, job.token)
-    train_encoded, validation_encoded = _encode(job, chat, train_rows, validation_rows)
+    rows = dataset.rows_of(job.run, job.config, job.token)
+    train, validation = _encode(job, rows)
     model, tokenizer = _load(job, chat)
     if callbacks.stop_mode(job.run):
         job.write("trained", step=_step_of(job.resume_from), stopped=True)
         return
-    model, stopped = _train(job, model, tokenizer, train_encoded.rows, validation_encoded.rows)
-    if not stopped and state.is_main_process and job.config.eval.exact_match_rows and validation_rows:
+    model, stopped = _train(job, model, tokenizer, train, validation)
+    if not stopped and state.is_main_process and job.config.eval.exact_match_rows and validation:
         job.write("phase", name="evaluating")
         try:
-            _report(job, chat, model, validation_rows, validation_encoded.rows)
+            _report(job, chat, model, rows.store.rows(rows.validation), validation)
         except evaluate.ReportStopped:
             log.info("The report was stopped; the model is saved.")
         except Exception as error:  # the model is saved: whatever the report meets must not fail the run
@@ -55,30 +57,31 @@ def work(job: Job) -> None:
             job.write("warning", message=f"The report could not be made; the model is saved. {error}")
 
 
-def _encode(
-    job: Job, chat: ChatTokenizer, train_rows: list[Row], validation_rows: list[Row]
-) -> tuple[dataset.Encoded, dataset.Encoded]:
-    between = partial(callbacks.stop_mode, job.run)
-    train = dataset.encode(chat, train_rows, job.config, between)
-    validation = dataset.encode(chat, validation_rows, job.config, between)
+def _encode(job: Job, rows: dataset.Rows) -> tuple[Dataset, Dataset | None]:
+    """Both sides as TRL takes them, memory-mapped; None where nothing is left to validate on."""
+    folder = hub.tokenizer_folder(job.config.model.id, job.facts.revision or "main", job.token)
+    train, validation = sides = dataset.encode(
+        job.run, rows, job.config, dataset.tokens_of(rows, job.config, folder)
+    )
     dataset.refuse_nothing_to_learn(train, job.config)
     job.write(
         "data",
-        train_rows=len(train.rows),
-        validation_rows=len(validation.rows),
-        rejected_rows=dataset.rejected_count(job.run),
-        cut_rows=len(train.cut) + len(validation.cut),
+        train_rows=train.rows,
+        validation_rows=validation.rows,
+        rejected_rows=rows.store.rejected_count,
+        cut_rows=train.cut + validation.cut,
         tokens=train.tokens,
     )
-    for name, encoded in (("training", train), ("validation", validation)):
-        if encoded.unlearnable:
-            rows = ", ".join(map(str, encoded.unlearnable[:ROWS_NAMED]))
+    for side in sides:
+        if side.left_out:
+            numbers = ", ".join(map(str, side.left_out[:ROWS_NAMED]))
             job.write(
                 "warning",
-                message=f"{len(encoded.unlearnable)} {name} rows are left out (rows {rows}…): their prompt alone fills "
-                f"the maximum length of {job.config.train.max_length} tokens.",
+                message=f"{len(side.left_out)} {side.name} rows are left out (rows {numbers}…): nothing of their answer "
+                f"is within the maximum length of {job.config.train.max_length} tokens, or the template refuses them.",
             )
-    return train, validation
+    loaded = [Dataset.from_file(str(side.path)) if side.rows else None for side in sides]
+    return loaded[0], loaded[1]
 
 
 def _load(job: Job, chat: ChatTokenizer):
@@ -94,7 +97,7 @@ def _load(job: Job, chat: ChatTokenizer):
     return model, tokenizer
 
 
-def _train(job: Job, model, tokenizer, train_rows: list, validation_rows: list):
+def _train(job: Job, model, tokenizer, train_rows: Dataset, validation_rows: Dataset | None):
     """The trained model, saved, and whether the user stopped it. The optimizer is freed on return."""
     config, run = job.config, job.run
     args = trainers.sft_config(config, run.checkpoints_dir, has_validation=bool(validation_rows))
@@ -144,7 +147,7 @@ def _name_base(path: Path, facts: hub.ModelFacts) -> None:
         write_json(path, values | {"base_model_name_or_path": facts.id, "revision": facts.revision})
 
 
-def _report(job: Job, chat: ChatTokenizer, model, rows: list[Row], encoded: list[dict]) -> None:
+def _report(job: Job, chat: ChatTokenizer, model, rows: Iterable[Row], encoded: Dataset) -> None:
     """Both models on the validation rows, as events and report/report.json."""
     config = job.config
     stop = partial(callbacks.stop_mode, job.run)

@@ -13,9 +13,10 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from gemma_tune import hub
+from gemma_tune import data, hub
 from gemma_tune.errors import AccessError, DataError, Fault, GemmaTuneError, RunError, shown
 from gemma_tune.runs.checkpoints import is_complete, remove_partial_checkpoints
 from gemma_tune.runs.events import EventWriter
@@ -62,7 +63,14 @@ def _work(run: RunFolder, resume_from: Path | None, first: bool, write: Callable
     if first:
         remove_partial_checkpoints(run.path)
         write_json(run.provenance_path, run.provenance() | {"model_revision": facts.revision})
-        dataset.rows_of(run, config, token)
+        try:
+            rows = dataset.rows_of(run, config, token, partial(_look_for_stop, run))
+            folder = hub.tokenizer_folder(config.model.id, facts.revision or "main", token)
+            dataset.tokens_of(
+                rows, config, folder, partial(_look_for_stop, run)
+            )  # found in the cache from here on
+        except data.Cancelled:
+            return _stopped_at_once()
     job = Job(run, config, facts, checked_checkpoint(run, resume_from), token, write)
 
     from gemma_tune.workers import callbacks, session
@@ -70,9 +78,18 @@ def _work(run: RunFolder, resume_from: Path | None, first: bool, write: Callable
     try:
         session.work(job)
     except callbacks.StoppedNow:
-        log.info("Stopped at once, as asked.")
-        return STOPPED_NOW_EXIT
+        return _stopped_at_once()
     return 0
+
+
+def _look_for_stop(run: RunFolder, phase: str, done: int, total: int | None) -> None:
+    if run.stop_mode() == "now":
+        raise data.Cancelled
+
+
+def _stopped_at_once() -> int:
+    log.info("Stopped at once, as asked.")
+    return STOPPED_NOW_EXIT
 
 
 def checked_checkpoint(run: RunFolder, resume_from: Path | None) -> Path | None:

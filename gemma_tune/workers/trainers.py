@@ -19,8 +19,6 @@ from gemma_tune.workers import modeling
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 TARGETS = {"attention": ATTENTION, "all-linear": [*ATTENTION, "gate_proj", "up_proj", "down_proj"]}
 
-Encoded = dict[str, list[int]]  # "input_ids" and "labels" of one row, as long as each other
-
 
 class ValidationStopped(Exception):
     """Raised by a callback within a validation when the user wants to stop."""
@@ -97,18 +95,18 @@ def build_trainer(
     args: SFTConfig,
     model,
     tokenizer,
-    train_rows: list[Encoded],
-    validation_rows: list[Encoded],
+    train_rows: Dataset,
+    validation_rows: Dataset | None,
     callbacks: list,
 ) -> Trainer:
-    """The trainer, ready for `train()`. Raises ConfigError where TRL or PEFT refuse a combination of settings."""
+    """The trainer, ready for `train()`, on rows of `input_ids` and `labels` as long as each other. Raises ConfigError where TRL or PEFT refuse a combination of settings."""
     try:
         trainer = Trainer(
             model=model,
             args=args,
             processing_class=tokenizer,
-            train_dataset=Dataset.from_list(train_rows),
-            eval_dataset=Dataset.from_list(validation_rows) if validation_rows else None,
+            train_dataset=train_rows,
+            eval_dataset=validation_rows,
             peft_config=lora_config(config) if config.method.type == "lora" else None,
             callbacks=callbacks,
         )

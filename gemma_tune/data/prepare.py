@@ -1,0 +1,152 @@
+"""From a configuration to the rows of both sides: open, recognise, store, split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gemma_tune.config import DataSection, RunConfig
+from gemma_tune.data.formats import all_rejected, recognise
+from gemma_tune.data.parallel import Watch, unwatched
+from gemma_tune.data.rows import Schema
+from gemma_tune.data.sources import EXAMPLE, HELD_OUT, HUB, TFDS, first_rows, is_example, open_source
+from gemma_tune.data.split import split, weighted
+from gemma_tune.data.store import Part, Store, stored
+from gemma_tune.errors import DataError, Fault, GemmaTuneError
+
+SAMPLE_ROWS = 200  # from which the schema is recognised
+REASONS = 3
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A data set ready to tokenise. Rows are named by their index in the store."""
+
+    store: Store
+    parts: list[Part]
+    train: np.ndarray  # each row as often as its weight says
+    validation: np.ndarray
+    unused: int = 0  # rows that the method cannot learn from
+    faults: list[Fault] = field(default_factory=list)  # of the set as a whole; `prepare` raises them
+    warnings: list[Fault] = field(default_factory=list)
+
+    @property
+    def schema(self) -> Schema:
+        """How the first source is read."""
+        return self.parts[0].schema
+
+    @property
+    def source(self) -> str:
+        return self.parts[0].opened.name
+
+    @property
+    def fingerprint(self) -> str:
+        return self.store.key
+
+
+def prepare(config: RunConfig, token: str | None = None, watch: Watch = unwatched) -> Prepared:
+    """The rows of both sides. DataError with every fault of the set at once where it cannot be trained on."""
+    prepared = gather(config, token, watch)
+    if prepared.faults:
+        raise DataError(*prepared.faults)
+    return prepared
+
+
+def gather(config: RunConfig, token: str | None = None, watch: Watch = unwatched) -> Prepared:
+    """As `prepare`, with the faults of the set kept in the result; raises only where nothing can be read at all."""
+    parts = parts_of(config.data, token, watch)
+    store = stored(parts, watch)
+    faults, warnings = [], [
+        Fault(_shown_source(part), "", note, "") for part in parts for note in part.opened.notes
+    ]  # fmt: skip
+    train, validation = split(store.facts, config.data)
+    good = store.facts["label"] != 0  # what supervised training learns of labelled answers
+    unused = int((~good[train]).sum() + (~good[validation]).sum()) if len(store) else 0
+    train, validation = train[good[train]], validation[good[validation]]
+    if unused and not len(train):
+        faults.append(
+            Fault(parts[0].opened.name, f"{unused:,} rows", "Every answer is labelled as bad, so there is nothing to learn.",
+                  "Check the label column, or map another one (data.columns.label).")
+        )  # fmt: skip
+    elif not len(train):
+        faults += _nothing_left(store, parts)
+    train = weighted(train, store.facts, [part.weight for part in parts], config.data.split_seed)
+    faults += _too_few(len(train), parts[0].opened.name, config)
+    return Prepared(store, parts, train, validation, unused, faults, warnings)
+
+
+def parts_of(data: DataSection, token: str | None, watch: Watch = unwatched) -> list[Part]:
+    """Every source of a run, open and recognised. DataError with all their faults at once."""
+    watch("opening", 0, None)
+    parts, errors = [], []
+    wanted = [(data.source, data.subset, _train_split(data), data.format, data.columns, data.weight)]
+    wanted += [(one.source, one.subset, one.split, one.format, one.columns, one.weight) for one in data.mix]
+    for source, subset, split_name, form, columns, weight in wanted:
+        try:
+            opened = open_source(source, subset, split_name, token)
+            schema = recognise(first_rows(opened, SAMPLE_ROWS), form, columns)
+        except GemmaTuneError as error:
+            errors.append(error)
+        else:
+            parts.append(Part(opened, schema, tuple(data.fixes), data.split_column, weight))
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise DataError(*(fault for error in errors for fault in error.faults))
+    if data.validation_source or is_example(data.source):
+        parts.append(_validation_part(data, parts[0].schema, token))
+    return parts
+
+
+def _validation_part(data: DataSection, schema: Schema, token: str | None) -> Part:
+    """Rows of a source of their own, read as the training rows are where the columns allow it."""
+    source, split_name = _validation_source(data)
+    opened = open_source(source, data.subset, split_name, token)
+    table = first_rows(opened, SAMPLE_ROWS)
+    same = set(schema.columns.values()) <= set(table.columns)
+    return Part(opened, schema if same else recognise(table, data.format), tuple(data.fixes), held_back=True)
+
+
+def _validation_source(data: DataSection) -> tuple[str, str]:
+    """Source and split. A Hub split is named after a hash sign: hub:OWNER/NAME#validation."""
+    if not data.validation_source:
+        return data.source, HELD_OUT
+    source, split_name = data.validation_source, ""
+    if source.startswith((HUB, EXAMPLE, TFDS)):  # the name of a file may hold a hash sign
+        source, _, split_name = source.partition("#")
+    if is_example(source):
+        split_name = split_name or (HELD_OUT if source == data.source else "train")
+    split_name = split_name or data.split
+    if source == data.source and split_name == _train_split(data):
+        raise DataError.at(
+            "data.validation_source", data.validation_source, "These are the training rows themselves.",
+            "Name another file, another split (hub:OWNER/NAME#validation), or leave it empty to split some off.",
+        )  # fmt: skip
+    return source, split_name
+
+
+def _train_split(data: DataSection) -> str:
+    """Examples have files of their own, so a Hub split chosen before does not matter to them."""
+    return "train" if is_example(data.source) else data.split
+
+
+def _nothing_left(store: Store, parts: list[Part]) -> list[Fault]:
+    first = [one for one, _ in zip(store.rejected(), range(REASONS), strict=False)]
+    return all_rejected(parts[0].opened.name, store.rejected_count, first)
+
+
+def _too_few(rows: int, where: str, config: RunConfig) -> list[Fault]:
+    batch = config.train.per_device_train_batch_size
+    if not 0 < rows < batch:
+        return []
+    return [
+        Fault(
+            where, f"{rows} training rows", f"The data set is smaller than one batch of {batch} rows.",
+            f"Add rows, or set train.per_device_train_batch_size to {rows} or less.",
+        )
+    ]  # fmt: skip
+
+
+def _shown_source(part: Part) -> str:
+    return f"validation {part.opened.name}" if part.held_back else part.opened.name

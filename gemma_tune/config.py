@@ -142,7 +142,7 @@ class DataSection(Section):
         0.1, "Validation share", "Share of the rows held back to measure progress.", ge=0, le=0.5, front=True
     )
     validation_rows: int = setting(
-        0, "Validation rows", "So many rows held back in place of a share; 0: the share counts.",
+        0, "Validation count", "So many rows held back in place of a share; 0: the share counts.",
         ge=0, le=10_000_000, unit="rows",
     )  # fmt: skip
     split_column: str = setting(

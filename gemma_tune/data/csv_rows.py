@@ -16,6 +16,12 @@ from gemma_tune.errors import DataError, shown
 MAX_COLUMNS = 100_000
 ROWS_AT_ONCE = 500
 
+_PLAINLY = {  # how what Python's reader says begins -> what it means
+    "unexpected end of data": "a quote in it is never closed",
+    "'": "text follows a quote that closes",
+    "field larger": "a cell in it is longer than any text to learn from, or a quote in it is never closed",
+}
+
 csv.field_size_limit(files.MAX_ROW_BYTES)  # the default of 128 KiB per cell refuses long answers
 
 
@@ -24,7 +30,7 @@ def read_csv(file: DataFile, encoding: str) -> Iterator[Records]:
     with files.text_of_file(file, encoding) as text:
         lines = Lines(text, file.label)
         reader = csv.reader(lines, delimiter=delimiter, strict=True)
-        next(reader)
+        _header(reader)
         first, values, rejected, any_row = 1, [], [], False
         for number, found in enumerate(_records(reader, header), 1):
             any_row = True
@@ -48,20 +54,17 @@ def csv_header(file: DataFile, encoding: str) -> tuple[list[str], str]:
     start = files.head(file).decode(encoding, errors="replace").lstrip("\ufeff")
     delimiter = _delimiter(start, usual)
     try:
-        header = [
-            name.strip()
-            for name in next(csv.reader(io.StringIO(start, newline=""), delimiter=delimiter, strict=True), [])
-        ]
+        reader = csv.reader(io.StringIO(start, newline=""), delimiter=delimiter, strict=True)
+        header = [name.strip() for name in _header(reader)]
     except csv.Error as error:
         raise DataError.at(
-            f"{file.label} line 1",
-            shown(start),
-            f"The header cannot be read: {error}.",
-            "Close every quote in it.",
-        ) from None
-    if len(header) > MAX_COLUMNS or len(start) >= files.HEAD_BYTES and "\n" not in start:
+            f"{file.label} line 1", start,
+            f"The header cannot be read: {_plainly(error)}.", "Close every quote in it.",
+        ) from None  # fmt: skip
+    cut = len(start) >= files.HEAD_BYTES and len(start.splitlines()) == 1
+    if len(header) > MAX_COLUMNS or cut:
         raise DataError.at(
-            f"{file.label} line 1", f"{len(header):,} columns" if "\n" in start else f"more than {len(header):,} columns",
+            f"{file.label} line 1", f"{'more than ' if cut else ''}{len(header):,} columns",
             f"The first line has more columns than a table of rows to learn from: at most {MAX_COLUMNS:,} are read.",
             "Write one row per line, and only the columns that hold its texts.",
         )  # fmt: skip
@@ -75,6 +78,16 @@ def csv_header(file: DataFile, encoding: str) -> tuple[list[str], str]:
     return header, delimiter
 
 
+def _header(reader) -> list[str]:
+    """The first record that is not blank."""
+    return next(filter(None, reader), [])
+
+
+def _plainly(error: csv.Error) -> str:
+    said = str(error)
+    return next((words for begin, words in _PLAINLY.items() if said.startswith(begin)), said)
+
+
 def _records(reader, header: list[str]) -> Iterator[tuple[int, dict] | Rejected]:
     """Records below the header; a ragged or unreadable one is rejected with its line."""
     number, line = 0, reader.line_num + 1
@@ -85,7 +98,7 @@ def _records(reader, header: list[str]) -> Iterator[tuple[int, dict] | Rejected]
             return
         except csv.Error as error:
             number += 1
-            rule = f"The record that begins in line {line} cannot be read: {error}."
+            rule = f"The record that begins in line {line} cannot be read: {_plainly(error)}."
             yield Rejected(number, "", "", rule, 'Close every quote, and write a quote inside a text as "".')
         else:
             if cells:  # a blank line is no record
@@ -97,7 +110,8 @@ def _records(reader, header: list[str]) -> Iterator[tuple[int, dict] | Rejected]
 def _row(number: int, line: int, cells: list[str], header: list[str]) -> tuple[int, dict] | Rejected:
     if len(cells) == len(header):
         return number, dict(zip(header, cells, strict=True))
-    rule = f"Line {line} has {len(cells)} cells where the header has {len(header)}."
+    count = f"{len(cells)} cell{'s' if len(cells) > 1 else ''}"
+    rule = f"Line {line} has {count} where the header has {len(header)}."
     return Rejected(number, "", shown(" | ".join(cells)), rule, "Put texts with separators in quotes.")
 
 

@@ -17,7 +17,7 @@ KINDS = ("messages", "pair", "label", "text")
 FACTS = np.dtype(
     [
         ("number", "<u4"),
-        ("part", "u1"),  # which source of the mix
+        ("part", "<u2"),  # which source of the mix, or file of a folder
         ("file", "<u2"),  # which of the store's files
         ("kind", "u1"),  # index of KINDS
         ("held_back", "?"),

@@ -9,15 +9,18 @@ import codecs
 import gzip
 import hashlib
 import io
+import lzma
 import stat
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from gemma_tune import hub
 from gemma_tune.errors import DataError, shown
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".txt", ".md")
@@ -28,16 +31,19 @@ MAX_UNPACKED_BYTES = 16_000_000_000  # of one packed file
 MAX_RATIO, RATIO_COUNTS_FROM_BYTES = 200, 100_000_000  # text packs about 10 to 1; a bomb 1,000 to 1
 MAX_FILES = 1_000
 MAX_ROW_BYTES = 32_000_000
-_BINARY = {
-    b"PK\x03\x04": "a zip file under another name",
-    b"\x1f\x8b": "a gzip file under another name",
-    b"%PDF": "a PDF file",
-    b"\xd0\xcf\x11\xe0": "an old Excel or Word file",
-    b"\x28\xb5\x2f\xfd": "a Zstandard file",
-    b"BZh": "a bzip2 file",
-    b"\xfd7zXZ": "an xz file",
-    b"ARROW1": "an Arrow file",
-}
+_AS_TEXT = f"Save it as {KNOWN} in UTF-8."
+_AS_CSV = "Save the table as CSV and upload that."
+_BINARY = {  # how such a file begins -> what it is, the way out
+    b"PK\x03\x04": ("an Excel file, or a zip file under another name", f"{_AS_CSV} A zip file needs a name that ends in .zip."),
+    b"\x1f\x8b": ("a gzip file under another name", "Give it a name that ends in .gz."),
+    b"%PDF": ("a PDF file", "Copy its text into a file that ends in .txt."),
+    b"\xd0\xcf\x11\xe0": ("an old Excel or Word file", _AS_CSV),
+    b"\x28\xb5\x2f\xfd": ("a Zstandard file", f"Unpack it. {_AS_TEXT}"),
+    b"BZh": ("a bzip2 file", f"Unpack it. {_AS_TEXT}"),
+    b"\xfd7zXZ": ("an xz file", f"Unpack it. {_AS_TEXT}"),
+    b"ARROW1": ("an Arrow file", "Save it as Parquet."),
+}  # fmt: skip
+_UNPACKING = (gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
 _OUTSIDE = "Pack the file again without folders that lead outside it."
 
 
@@ -55,7 +61,7 @@ class DataFile:
         with told(self.label):
             if self.member:
                 archive = zipfile.ZipFile(self.path)
-                packed = archive.getinfo(self.member).compress_size
+                packed = min(archive.getinfo(self.member).compress_size, self.path.stat().st_size)
                 return _Bounded(archive.open(self.member), packed, self.label)
             if self.path.suffix.lower() == ".gz":
                 return _Bounded(gzip.open(self.path), self.path.stat().st_size, self.label)
@@ -121,14 +127,15 @@ def told(label: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise DataError.at(label, None, "There is no such file.", "Upload it, or correct the path.") from None
-    except (gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except _UNPACKING as error:
         raise DataError.at(
-            label, error, "The packed file is damaged or cut off.", "Pack or upload it again."
+            label, str(error), "The packed file is damaged or cut off.", "Pack or upload it again."
         ) from None
-    except RuntimeError as error:  # zipfile's word for a password
+    except UnicodeDecodeError as error:
         raise DataError.at(
-            label, error, "The zip file is locked with a password.", "Pack it again without one."
-        ) from None
+            label, error.object[error.start : error.end],
+            f"The file holds bytes that are no text in its encoding, {error.encoding}.", "Save it as UTF-8.",
+        ) from None  # fmt: skip
     except OSError as error:
         raise DataError.at(
             label, error.strerror or error, "The file cannot be read.", "Check the path and its rights."
@@ -141,54 +148,75 @@ def files_of(path: Path) -> tuple[list[DataFile], list[str]]:
         return _of_folder(path)
     if path.suffix.lower() == ".zip":
         return _of_zip(path)
-    with told(path.name):
+    with told(shown_name(path)):
         path.stat()
-    return [_single(path, path.name)], []
+    if not path.is_file():
+        raise DataError.at(
+            shown_name(path), None, "This is neither a file nor a folder, so reading it may never end.",
+            "Name a file or a folder.",
+        )  # fmt: skip
+    return [_single(path)], []
 
 
-def _single(path: Path, label: str) -> DataFile:
+def shown_name(path: Path) -> str:
+    """The name as it can be written anywhere: on a disk it may hold bytes that are no text."""
+    return path.name.encode("utf-8", "replace").decode()
+
+
+def _single(path: Path) -> DataFile:
     suffix = path.suffix.lower()
-    return DataFile(path, label, Path(path.stem).suffix.lower() if suffix == ".gz" else suffix)
+    return DataFile(path, shown_name(path), Path(path.stem).suffix.lower() if suffix == ".gz" else suffix)
 
 
 def _of_folder(folder: Path) -> tuple[list[DataFile], list[str]]:
     found, passed = [], []
-    with told(folder.name):
+    with told(shown_name(folder)):
         paths = sorted(path for path in folder.iterdir() if not path.name.startswith((".", "_")))
     for path in paths:
+        if path.is_symlink():
+            hub.check_path(path, f"{shown_name(folder)}/{shown_name(path)}")
         if path.suffix.lower() == ".zip" and path.is_file():
             found += _of_zip(path)[0]
-        elif path.is_file() and _single(path, path.name).suffix in SUFFIXES:
-            found.append(_single(path, path.name))
+        elif path.is_file() and _single(path).suffix in SUFFIXES:
+            found.append(_single(path))
         else:
-            passed.append(path.name)
-    return _some(found, passed, folder.name, "The folder")
+            passed.append(shown_name(path))
+    return _some(found, passed, shown_name(folder), "The folder")
 
 
 def _of_zip(path: Path) -> tuple[list[DataFile], list[str]]:
-    found, passed = [], []
-    with told(path.name), zipfile.ZipFile(path) as archive:
-        names = {entry.filename for entry in archive.infolist()}
+    found, passed, where = [], [], shown_name(path)
+    with told(where), zipfile.ZipFile(path) as archive:
+        names = Counter(entry.filename for entry in archive.infolist())
         if "[Content_Types].xml" in names:
+            raise DataError.at(where, "[Content_Types].xml", "This is an Excel or Word file.", _AS_CSV)
+        if twice := [name for name, count in names.items() if count > 1]:
             raise DataError.at(
-                path.name, "[Content_Types].xml", "This is an Excel or Word file.", "Save the table as CSV."
+                where,
+                twice[0],
+                "Two files in the zip have the same name.",
+                "Pack it again with a name for each.",
             )
         for entry in archive.infolist():
             inside = PurePosixPath(entry.filename.replace("\\", "/"))
-            _refuse_outside(entry, inside, path.name)
-            if entry.is_dir() or any(part.startswith((".", "__MACOSX")) for part in inside.parts):
+            _refuse_outside(entry, inside, where)
+            if not inside.parts or entry.is_dir() or any(_is_hidden(part) for part in inside.parts):
                 continue
             if inside.suffix.lower() in SUFFIXES:
                 found.append(
-                    DataFile(path, f"{path.name}/{entry.filename}", inside.suffix.lower(), entry.filename)
+                    DataFile(path, f"{where}/{entry.filename}", inside.suffix.lower(), entry.filename)
                 )
             else:
                 passed.append(entry.filename)
-    return _some(sorted(found, key=lambda one: one.member), passed, path.name, "The zip file")
+    return _some(sorted(found, key=lambda one: one.member), passed, where, "The zip file")
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith((".", "__MACOSX"))
 
 
 def _refuse_outside(entry: zipfile.ZipInfo, inside: PurePosixPath, where: str) -> None:
-    if inside.is_absolute() or ".." in inside.parts or ":" in inside.parts[0]:
+    if inside.is_absolute() or ".." in inside.parts or ":" in entry.filename.split("/")[0]:
         raise DataError.at(where, entry.filename, "A file in the zip climbs out of its folder.", _OUTSIDE)
     if stat.S_ISLNK(entry.external_attr >> 16):
         raise DataError.at(where, entry.filename, "A file in the zip is a link to another place.", _OUTSIDE)
@@ -221,14 +249,16 @@ def head(file: DataFile) -> bytes:
     """The first bytes, unpacked. DataError where they are not of a kind that is read here."""
     with file.open() as stream, told(file.label):
         found = _read_up_to(stream, HEAD_BYTES)
-    for magic, kind in _BINARY.items():
+    for magic, (kind, way_out) in _BINARY.items():
         if found.startswith(magic):
-            raise DataError.at(
-                file.label, found[:8], f"This is {kind}, not text.", f"Save it as {KNOWN} in UTF-8."
-            )
+            raise DataError.at(file.label, found[:8], f"This is {kind}, not text.", way_out)
     if not _is_utf16(found) and not found.startswith(b"PAR1") and b"\x00" in found[:4096]:
+        line = found[: found.index(b"\x00")].count(b"\n") + 1
         raise DataError.at(
-            file.label, found[:8], "The file holds bytes that are not text.", f"Save it as {KNOWN} in UTF-8."
+            f"{file.label} line {line}",
+            found[:8],
+            "The file holds bytes that are not text (a NUL).",
+            _AS_TEXT,
         )
     return found
 
@@ -281,6 +311,8 @@ def _pass_over(file: DataFile, watch: Callable[[int], object]) -> Probe:
                 lines += block.count(b"\n")
             except UnicodeDecodeError as error:
                 first_bad = lines + block.count(b"\n", 0, max(0, error.start))
+    if decoder.getstate()[0] and not first_bad:  # it ends within a character
+        first_bad = lines
     encoding, note = _encoding(file, first, first_bad)
     return Probe(digest.hexdigest(), total, encoding, note)
 
@@ -312,23 +344,25 @@ def guessed_encoding(start: bytes) -> str:
     if _is_utf16(start):
         return "utf-16"
     try:
-        codecs.getincrementaldecoder("utf-8")().decode(start)
+        codecs.getincrementaldecoder("utf-8")().decode(start, final=len(start) < HEAD_BYTES)
     except UnicodeDecodeError:
         return "cp1252"
     return "utf-8-sig" if start.startswith(codecs.BOM_UTF8) else "utf-8"
 
 
 def _is_utf16(start: bytes) -> bool:
-    return start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    return start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) and start[:4] != codecs.BOM_UTF32_LE
 
 
 def text_of_file(file: DataFile, encoding: str) -> io.TextIOWrapper:
-    """The text of a file, line ends as they stand."""
+    """The text of a file, line ends as they stand.
+
+    An encoding that was only guessed from the beginning may fail later: then a mark stands for what cannot be read.
+    """
     raw = file.open()
     buffered = raw if isinstance(raw, io.BufferedIOBase) else io.BufferedReader(raw, BLOCK_BYTES)
-    return io.TextIOWrapper(
-        buffered, encoding=encoding, errors="replace" if encoding == "cp1252" else "strict", newline=""
-    )
+    errors = "strict" if encoding == "utf-16" else "replace"
+    return io.TextIOWrapper(buffered, encoding=encoding, errors=errors, newline="")
 
 
 class Lines:

@@ -19,6 +19,7 @@ from gemma_tune.errors import DataError, Fault, shown
 SAMPLE_ROWS = 50
 REASONS_SHOWN = 3
 COLUMNS_SHOWN = 12
+FEW_WORDS, FEW_WORDS_FROM_ROWS = 5, 15  # a column of so few different words is a class or a split, no text
 PREVIEW_CHARACTERS = 600
 HELD_BACK = {
     "validation",
@@ -235,13 +236,7 @@ def _guess(table: Table) -> Schema | None:
     if known & {column.strip().lower() for column in table.columns}:
         return None
     sample = [record for _, record in table.rows[:SAMPLE_ROWS]]
-    texts = [
-        column
-        for column in table.columns
-        if 5
-        * sum(isinstance(record.get(column), str) and not _is_number(record[column]) for record in sample)
-        >= 4 * len(sample)
-    ]
+    texts = [column for column in table.columns if _is_text([record.get(column) for record in sample])]
     if len(texts) == 2:
         question, answer = texts
         why = f"A guess, since no column has a known name: {question} as prompt, {answer} as completion, the only two columns of text."
@@ -252,8 +247,13 @@ def _guess(table: Table) -> Schema | None:
     return None
 
 
-def _is_number(text: str) -> bool:
-    return text.strip().replace(".", "", 1).isdecimal()
+def _is_text(cells: list) -> bool:
+    """Whether a column holds texts, not numbers, and not a few words that come again and again."""
+    texts = [
+        cell for cell in cells if isinstance(cell, str) and not cell.strip().replace(".", "", 1).isdecimal()
+    ]
+    few = len(cells) >= FEW_WORDS_FROM_ROWS and len(set(texts)) <= FEW_WORDS
+    return 5 * len(texts) >= 4 * len(cells) and not few
 
 
 def _are_labels(table: Table, column: str | None) -> bool:

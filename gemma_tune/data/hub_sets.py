@@ -25,6 +25,9 @@ HUB = "hub:"
 BATCH_ROWS = 1000
 STREAM_BLOCK_BYTES = 1 << 20  # what is read ahead; fsspec's own 5 MB make a look at the first rows slow
 SILENCE_SECONDS = 10.0  # without a byte; HF_HUB_DOWNLOAD_TIMEOUT sets another
+PROGRESS_BYTES = (
+    16 << 20
+)  # between two failures, so that a third try is due; huggingface_hub keeps 10 MB at a time
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SPLIT = re.compile(r"([^\[\]]*)(?:\[(-?\d+)?(%)?:(-?\d+)?(%)?\])?")
 _DATA = re.compile(r"\.(parquet|arrow|jsonl?|ndjson|csv|tsv|txt|tar|gz|bz2|xz|zst|zip)$")
@@ -89,9 +92,7 @@ class _Chosen:
         return f"{HUB}{self.repo}"
 
     def builder(self, **options):
-        import datasets
-
-        return datasets.load_dataset_builder(
+        return _datasets().load_dataset_builder(
             _path(self.repo), self.subset, revision=self.commit, token=self.token,
             storage_options={"hf": {"block_size": STREAM_BLOCK_BYTES}}, **options,
         )  # fmt: skip
@@ -133,7 +134,7 @@ def _built(chosen: _Chosen):
     try:
         builder = chosen.builder()
         features = builder.info.features
-        if features is None and type(builder).__name__ not in ("Json", "Csv", "Text"):
+        if features is None and _kind(builder) not in ("json", "csv", "text"):
             features = builder.as_streaming_dataset(split=chosen.split).features
         media = [name for name, feature in (features or {}).items() if _is_media(feature)]
         columns = [name for name in features or {} if name not in media]
@@ -151,6 +152,11 @@ def _built(chosen: _Chosen):
             "Choose a set with text.",
         )
     return builder, columns, media
+
+
+def _kind(builder) -> str:
+    """The format of the files: "parquet", "json", "csv", …; the class itself is one made up for the data set."""
+    return type(builder).__module__.rpartition(".")[2]
 
 
 def _records(chosen: _Chosen, builder, part: _Part, kept: list[str], streaming: bool) -> Iterator[Records]:
@@ -172,8 +178,7 @@ def _records(chosen: _Chosen, builder, part: _Part, kept: list[str], streaming: 
 
 
 def _streamed(builder, chosen: _Chosen, part: _Part):
-    if hasattr(builder.config, "fragment_scan_options"):  # of Parquet, which asks for 32 MB at a time otherwise
-        builder.config.fragment_scan_options = _small_requests()
+    _read_in_small_pieces(builder)
     data = builder.as_streaming_dataset(split=chosen.split)
     if not part.is_streamable:
         return data
@@ -181,11 +186,16 @@ def _streamed(builder, chosen: _Chosen, part: _Part):
     return data.take(part.stop - (part.start or 0)) if part.stop is not None else data
 
 
-def _small_requests():
+def _read_in_small_pieces(builder) -> None:
+    """So that a look at the first rows ends soon: Parquet asks for 32 MB at a time otherwise, JSON for 10."""
     from pyarrow import CacheOptions
     from pyarrow.dataset import ParquetFragmentScanOptions
 
-    return ParquetFragmentScanOptions(cache_options=CacheOptions(range_size_limit=4 * STREAM_BLOCK_BYTES))
+    if _kind(builder) == "parquet":
+        pieces = CacheOptions(range_size_limit=4 * STREAM_BLOCK_BYTES)
+        builder.config.fragment_scan_options = ParquetFragmentScanOptions(cache_options=pieces)
+    elif _kind(builder) == "json":
+        builder.config.chunksize = STREAM_BLOCK_BYTES
 
 
 def _downloaded(builder, chosen: _Chosen, part: _Part):
@@ -215,17 +225,17 @@ def _is_media(feature: object) -> bool:
 
 @lru_cache(maxsize=32)  # a commit never changes, and the page asks for the choices before it opens one
 def _choices(repo: str, commit: str, token: str | None) -> dict[str, list[str]]:
-    from datasets import DownloadConfig
+    config = _datasets().DownloadConfig(token=token)
     from datasets.load import dataset_module_factory
 
     try:
         # Not get_dataset_split_names: for every subset it asks all anew, and reads the beginning of its first file.
-        module = dataset_module_factory(
-            _path(repo), revision=commit, download_config=DownloadConfig(token=token)
-        )
+        module = dataset_module_factory(_path(repo), revision=commit, download_config=config)
     except _failures() as error:
         if error.__suppress_context__ and isinstance(error.__context__, FileNotFoundError):
-            error.__context__ = error.__context__.__context__  # says only that the cache does not have it either
+            error.__context__ = (
+                error.__context__.__context__
+            )  # says only that the cache does not have it either
         raise hub.hub_error(error, f"{HUB}{repo}", repo, "dataset") from None
     configs = module.builder_configs_parameters.builder_configs
     return {config.name: [str(split) for split in config.data_files] for config in configs}
@@ -307,14 +317,27 @@ _failed_at: dict[str, float] = {}  # address → when a request to it failed las
 
 
 @cache
-def _give_up_early() -> None:
-    """Once in a process: what fails twice in a row without a byte between is not tried again.
+def _datasets():
+    """The library, with its patience taken: twenty tries with 5 to 60 seconds between, around those of huggingface_hub.
 
-    huggingface_hub tries a request six times and waits as long as a 429 says each time; around that, `datasets` tries
-    twenty times and waits 5 to 60 seconds. No environment variable sets either, and DownloadConfig.max_retries is read
-    nowhere. A client of our own can: it is the public way to set what each request does.
+    No environment variable sets these, and DownloadConfig.max_retries is read nowhere.
     """
     import datasets
+
+    datasets.config.STREAMING_READ_MAX_RETRIES = datasets.config.STREAMING_OPEN_MAX_RETRIES = 1
+    datasets.config.STREAMING_READ_RETRY_INTERVAL = datasets.config.STREAMING_OPEN_RETRY_INTERVAL = 0
+    datasets.config.STREAMING_READ_SERVER_UNAVAILABLE_RETRY_INTERVAL = 0
+    datasets.config.STREAMING_READ_RATE_LIMIT_RETRY_INTERVAL = 0
+    return datasets
+
+
+@cache
+def _give_up_early() -> None:
+    """Once in a process: what fails twice in a row is not tried a third time.
+
+    huggingface_hub sets some requests no time limit, tries others six times, and waits as long as a 429 says each time.
+    No setting changes that; a client of our own does, and that is the public way to say how requests are sent.
+    """
     from huggingface_hub import set_client_factory
     from huggingface_hub.utils._http import default_client_factory
 
@@ -324,10 +347,6 @@ def _give_up_early() -> None:
         return made
 
     set_client_factory(client)
-    datasets.config.STREAMING_READ_MAX_RETRIES = datasets.config.STREAMING_OPEN_MAX_RETRIES = 1
-    datasets.config.STREAMING_READ_RETRY_INTERVAL = datasets.config.STREAMING_OPEN_RETRY_INTERVAL = 0
-    datasets.config.STREAMING_READ_SERVER_UNAVAILABLE_RETRY_INTERVAL = 0
-    datasets.config.STREAMING_READ_RATE_LIMIT_RETRY_INTERVAL = 0
     # Downloads of hf_xet do not pass our client. Its own limits are 300 seconds of silence and five tries.
     os.environ.setdefault("HF_XET_CLIENT_CONNECT_TIMEOUT", f"{SILENCE_SECONDS:.0f}s")
     os.environ.setdefault("HF_XET_CLIENT_READ_TIMEOUT", f"{SILENCE_SECONDS:.0f}s")
@@ -343,10 +362,13 @@ def _patient(send):
             self.stream, self.address, self.close = stream, address, stream.close
 
         def __iter__(self):
+            got_bytes = 0
             with _twice(self.address):
                 for piece in self.stream:
-                    _failed_at.pop(self.address, None)
                     yield piece
+                    got_bytes += len(piece)
+                    if got_bytes > PROGRESS_BYTES:
+                        _failed_at.pop(self.address, None)
 
     def patient_send(request, **options):
         if request.method not in ("GET", "HEAD"):

@@ -5,6 +5,7 @@ Those are the elements of its array, or of the one list in its object.
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -19,7 +20,24 @@ from gemma_tune.errors import DataError, shown
 
 READ_CHARACTERS = 1 << 20
 ROWS_AT_ONCE = 500
+MAX_DEPTH = 100  # of lists and objects within each other; what comes after reads them by functions that call themselves
 _BLANK = " \t\r\n"
+_SHOWN_CHARACTERS = 40  # of a place that is broken
+_NUMBER_END = 3  # so many characters behind a number tell that it goes on: e-5
+HALF_PAIR = "The text holds half of a character pair (a lone surrogate).", "Write the text again as UTF-8."
+_LONG_NUMBER = "A number has more digits than can be read (4,300).", "Put it in quotes, as a text."
+_COLONS = {str: ('":', '" :'), bytes: (b'":', b'" :')}  # behind the name of a key
+_PLAINLY = {  # what Python's parser says -> what it means
+    "Unterminated string starting at": "a text begins here, and no quote ends it",
+    "Expecting property name enclosed in double quotes": "a name in double quotes is expected here",
+    "Expecting ',' delimiter": "a comma, or a bracket that closes, is expected here",
+    "Expecting ':' delimiter": "a colon is expected here",
+    "Expecting value": "a value is expected here: a text in double quotes, a number, true, false, null, […] or {…}",
+    "Extra data": "something follows after the end",
+    "Invalid control character at": "a line break or another control character stands inside a text; close the quote before it, or write \\n",
+    "Invalid \\escape": "a backslash stands before a character that needs none; write a backslash as \\\\",
+    "Invalid \\uXXXX escape": "\\u needs four digits or letters a to f behind it",
+}
 
 
 def read_json_lines(file: DataFile, encoding: str) -> Iterator[Records]:
@@ -50,12 +68,18 @@ def read_json_lines(file: DataFile, encoding: str) -> Iterator[Records]:
 def _utf8_blocks(file: DataFile, encoding: str) -> Iterator[bytes]:
     if encoding in ("utf-8", "utf-8-sig"):
         with file.open() as stream:
-            for index, block in enumerate(files.blocks_of(stream, file.label)):
-                yield block.removeprefix(b"\xef\xbb\xbf") if not index else block
+            if encoding == "utf-8-sig":
+                stream.read(len(codecs.BOM_UTF8))
+            yield from files.blocks_of(stream, file.label)
         return
     with files.text_of_file(file, encoding) as text:
-        while block := text.read(files.BLOCK_BYTES):
-            yield block.encode("utf-8", "surrogatepass")
+        while block := _read(text, file.label, files.BLOCK_BYTES):
+            yield block.encode()
+
+
+def _read(text: TextIO, label: str, characters: int) -> str:
+    with files.told(label):
+        return text.read(characters)
 
 
 def _too_long(number: int, start: bytes) -> Rejected:
@@ -74,54 +98,104 @@ def parse_lines(records: Records) -> Iterator[tuple[int, object]]:
 
 
 def parse_line(number: int, line: bytes) -> object:
-    """The value of a line of JSON, or why it has none. Duplicate keys are told, not overwritten."""
+    """The value of a line of JSON, or why it has none."""
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError:
         value = _parse_slowly(number, line)
-    if isinstance(value, dict) and line.count(b'":') != _keys_in(value):
-        return _twice(number, line) or value
-    return value
+    return _not_a_row(number, value, line) or value
 
 
 def _parse_slowly(number: int, line: bytes) -> object:
     """By Python's own parser, which also reads NaN and halves of character pairs, and says what is wrong."""
+    text = _text(line)
     try:
-        return json.loads(line.decode("utf-8", "replace"))
+        value = json.loads(text)
+        return _half_a_pair(number, value, text) or value
     except RecursionError:
-        rule, way_out = "The line is nested too deeply.", "Write a flat object."
+        return _too_deep(number, line)
     except json.JSONDecodeError as error:
-        rule = f"The line is not valid JSON: {error.msg} at column {error.colno}."
+        rule = f"The line is not valid JSON: at column {error.colno}, {_plainly(error.msg, error.doc[error.pos :])}."
         way_out = "Write one whole object per line."
-    except ValueError as error:  # a number of more digits than Python reads
-        rule, way_out = f"The line cannot be read: {error}.", "Put the number in quotes."
-    return Rejected(number, "", shown(line.decode("utf-8", "replace")), rule, way_out)
+    except ValueError:
+        rule, way_out = _LONG_NUMBER
+    return Rejected(number, "", shown(text), rule, way_out)
 
 
-def _keys_in(value: object) -> int:
+def _plainly(message: str, rest: str) -> str:
+    if message in ("Expecting value", "Expecting property name enclosed in double quotes") and rest[:1] in (
+        "]",
+        "}",
+    ):
+        return "a comma too many, or a value missing, before this bracket"
+    return _PLAINLY.get(message, message)
+
+
+def _not_a_row(number: int, value: object, source: str | bytes) -> Rejected | None:
+    """Why a value that could be parsed is no row all the same. Duplicate keys are told, not overwritten."""
+    if type(value) not in (dict, list):
+        return None
+    try:
+        keys = keys_in(value)
+    except RecursionError:
+        return _too_deep(number, source)
+    colon, spaced = _COLONS[type(source)]
+    if (keys != source.count(colon) or spaced in source) and (twice := _key_twice(source)):
+        rule = f'The key "{twice}" stands twice in one object.'
+        return Rejected(number, twice, shown(_text(source)), rule, "Keep the one that is meant.")
+    return None
+
+
+def _half_a_pair(number: int, value: object, source: str) -> Rejected | None:
+    if ("\\ud" in source or "\\uD" in source) and (where := half_pair_in(value)):
+        return Rejected(number, where, shown(source), *HALF_PAIR)
+    return None
+
+
+def _too_deep(number: int, source: str | bytes) -> Rejected:
+    rule = f"The row is nested too deeply: at most {MAX_DEPTH} lists and objects within each other are read."
+    return Rejected(number, "", shown(_text(source)), rule, "Write a flat object.")
+
+
+def _text(source: str | bytes) -> str:
+    return source if isinstance(source, str) else source.decode("utf-8", "replace")
+
+
+def keys_in(value: object, depth: int = MAX_DEPTH) -> int:
+    """Those of all objects in it. RecursionError where they are nested deeper than `depth`."""
+    if not depth:
+        raise RecursionError
     if isinstance(value, dict):
-        return len(value) + sum(_keys_in(one) for one in value.values() if type(one) in (dict, list))
-    return sum(_keys_in(one) for one in value if type(one) in (dict, list))
+        inner = [keys_in(one, depth - 1) for one in value.values() if type(one) in (dict, list)]
+        return len(value) + sum(inner)
+    return sum([keys_in(one, depth - 1) for one in value if type(one) in (dict, list)])
 
 
-def _twice(number: int, line: bytes) -> Rejected | None:
-    """The row rejected where an object in it names a key twice."""
+def _key_twice(source: str | bytes) -> str:
+    """A key that an object names twice; empty where none does."""
     found: list[str] = []
 
     def look(pairs: list[tuple[str, object]]) -> dict:
         found.extend(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
         return dict(pairs)
 
-    try:
-        json.loads(line, object_pairs_hook=look)
-    except (ValueError, RecursionError):
-        return None
-    if not found:
-        return None
-    return Rejected(
-        number, found[0], shown(line.decode("utf-8", "replace")), f'The key "{found[0]}" stands twice in one object.',
-        "Keep the one that is meant.",
-    )  # fmt: skip
+    json.loads(_text(source), object_pairs_hook=look)
+    return found[0].encode("utf-8", "backslashreplace").decode() if found else ""
+
+
+def half_pair_in(value: object, field: str = "") -> str:
+    """The field whose text or name no encoding can hold; empty where there is none."""
+    if isinstance(value, str):
+        return "" if value.isascii() or value == value.encode("utf-8", "replace").decode() else field
+    if isinstance(value, dict):
+        if any(half_pair_in(name, "name") for name in value):
+            return f"the names in {field}" if field else "the names of columns"
+        inner = ((one, f"{field}.{name}" if field else name) for name, one in value.items())
+    elif isinstance(value, list):
+        inner = ((one, f"{field}[{index}]") for index, one in enumerate(value))
+    else:
+        return ""
+    return next(filter(None, (half_pair_in(one, where) for one, where in inner)), "")
 
 
 def read_json(file: DataFile, encoding: str) -> Iterator[Records]:
@@ -130,12 +204,8 @@ def read_json(file: DataFile, encoding: str) -> Iterator[Records]:
         rows = JsonRows(text, file.label, files.MAX_ROW_BYTES)
         values, first, done = [], 1, 0
         for source, value in rows:
-            whole = source.count('":') == (_keys_in(value) if isinstance(value, dict | list) else 0)
-            values.append(
-                value
-                if whole
-                else _twice(first + len(values), source.encode("utf-8", "surrogatepass")) or value
-            )
+            number = first + len(values)
+            values.append(_not_a_row(number, value, source) or _half_a_pair(number, value, source) or value)
             if len(values) == ROWS_AT_ONCE or rows.read_bytes - done > files.BLOCK_BYTES:
                 yield Records(first, values=values, read_bytes=rows.read_bytes - done)
                 values, first, done = [], first + len(values), rows.read_bytes
@@ -238,33 +308,31 @@ class JsonRows:
             try:
                 value, end = self._decoder.raw_decode(self._buffer, self._position)
             except RecursionError:
-                raise DataError.at(
-                    self._label, shown(self._buffer[self._position : self._position + 200]),
-                    "The JSON is nested too deeply.", "Write flat objects in one array.",
-                ) from None  # fmt: skip
+                raise self._refused(
+                    f"It is nested too deeply: at most {MAX_DEPTH} lists and objects within each other are read.",
+                    "Write flat objects in one array.",
+                ) from None
             except json.JSONDecodeError as error:
                 cut = error.pos > len(self._buffer) - 100 or error.msg.startswith("Unterminated string")
                 if self._at_end or not cut:
                     raise self._broken(error.msg, error.pos) from None
-            except ValueError as error:  # a number of more digits than Python reads
-                raise DataError.at(
-                    self._label, shown(self._buffer[self._position : self._position + 200]),
-                    f"The JSON cannot be read: {error}.", "Put it in quotes.",
-                ) from None  # fmt: skip
+            except ValueError:
+                raise self._refused(*_LONG_NUMBER) from None
             else:
-                if end < len(self._buffer) or self._at_end:
+                if end + _NUMBER_END <= len(self._buffer) or self._at_end:
                     text, self._position = self._buffer[self._position : end], end
                     return text, value
-            self._refuse_endless()
+            if len(self._buffer) - self._position > self._max:
+                raise self._refused(
+                    f"The row is longer than {self._max // 1_000_000} MB, or a bracket or quote in it is never closed.",
+                    "Write one object per row, or split it into several rows.",
+                )
             self._fill()
 
-    def _refuse_endless(self) -> None:
-        if len(self._buffer) - self._position > self._max:
-            raise DataError.at(
-                f"{self._label} row {self._whole + 1}", shown(self._buffer[self._position : self._position + 200]),
-                f"The row is longer than {self._max // 1_000_000} MB, or a bracket or quote in it is never closed.",
-                "Write one object per row, or split it into several rows.",
-            )  # fmt: skip
+    def _refused(self, rule: str, way_out: str) -> DataError:
+        """About the value at the position, whose end cannot be found."""
+        begin = self._buffer[self._position : self._position + 200]
+        return DataError.at(f"{self._label} row {self._whole + 1}", begin, rule, way_out)
 
     def _next_character(self) -> str:
         """The next one that is not blank, with the position on it; empty at the end."""
@@ -279,39 +347,36 @@ class JsonRows:
             self._fill()
 
     def _fill(self) -> int:
-        """Reads on, and forgets what lies behind the position; says how much."""
-        gone = self._position
+        """Reads on, and forgets what lies far behind the position; says how much."""
+        gone = max(0, self._position - _SHOWN_CHARACTERS)
         behind = self._buffer[:gone]
         if newlines := behind.count("\n"):
             self._lines_gone += newlines
             self._line_start = behind.rindex("\n") + 1 - gone
         else:
             self._line_start -= gone
-        try:
-            more = self._text.read(READ_CHARACTERS)
-        except UnicodeDecodeError as error:
-            raise DataError.at(
-                self._label, error.reason, "The file is not valid text in its encoding.", "Save it as UTF-8."
-            ) from None
+        more = _read(self._text, self._label, READ_CHARACTERS)
         self._at_end = not more
         self.read_bytes += len(more)
-        self._buffer, self._position = self._buffer[gone:] + more, 0
+        self._buffer, self._position = self._buffer[gone:] + more, self._position - gone
         return gone
 
     def _broken(self, message: str, position: int) -> DataError:
         """Says whether the file breaks off or holds a mistake, and how many rows before it are whole."""
+        while not self._at_end and position + _SHOWN_CHARACTERS > len(self._buffer):
+            position -= self._fill()
         before = self._buffer[:position]
         line = self._lines_gone + before.count("\n") + 1
         column = position - (before.rindex("\n") + 1 if "\n" in before else self._line_start) + 1
         spot = f"{self._label} line {line}, column {column}"
         if position >= len(self._buffer.rstrip()) or message.startswith("Unterminated string"):
             return DataError.at(
-                spot, self._buffer.rstrip()[-40:],
+                spot, self._buffer.rstrip()[-_SHOWN_CHARACTERS:],
                 f"The JSON breaks off: after {self._whole} whole rows the file ends without its end.",
                 "Export or upload the file again; it is not complete.",
             )  # fmt: skip
+        rest = self._buffer[position : position + _SHOWN_CHARACTERS]
         return DataError.at(
-            spot, self._buffer[position : position + 40],
-            f"This is not valid JSON: {message}. {self._whole} rows before it are whole.",
+            spot, rest, f"This is not valid JSON: {_plainly(message, rest)}. {self._whole} rows before it are whole.",
             "Mend this place, or write the data as JSONL with one row per line.",
         )  # fmt: skip

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 
 from gemma_tune.config import DataSection, RunConfig
-from gemma_tune.data.formats import all_rejected, recognise
+from gemma_tune.data.formats import REASONS_SHOWN, all_rejected, recognise
 from gemma_tune.data.parallel import Watch, unwatched
-from gemma_tune.data.rows import Schema
-from gemma_tune.data.sources import EXAMPLE, HELD_OUT, HUB, TFDS, first_rows, is_example, open_source
+from gemma_tune.data.rows import Opened, Rejected, Schema, Table
+from gemma_tune.data.sources import (
+    EXAMPLE,
+    HELD_OUT,
+    HUB,
+    TFDS,
+    first_rows,
+    is_example,
+    open_each,
+    open_source,
+)
 from gemma_tune.data.split import split, weighted
 from gemma_tune.data.store import Part, Store, stored
-from gemma_tune.errors import DataError, Fault, GemmaTuneError
+from gemma_tune.errors import DataError, Fault, GemmaTuneError, shown
 
 SAMPLE_ROWS = 200  # from which the schema is recognised
-REASONS = 3
 
 
 @dataclass(frozen=True)
@@ -69,10 +78,11 @@ def gather(config: RunConfig, token: str | None = None, watch: Watch = unwatched
             Fault(parts[0].opened.name, f"{unused:,} rows", "Every answer is labelled as bad, so there is nothing to learn.",
                   "Check the label column, or map another one (data.columns.label).")
         )  # fmt: skip
-    elif not len(train):
-        faults += _nothing_left(store, parts)
-    train = weighted(train, store.facts, [part.weight for part in parts], config.data.split_seed)
-    faults += _too_few(len(train), parts[0].opened.name, config)
+    else:
+        faults += _nothing_left(store, parts) or _all_held_back(train, store, config)
+    if len(train):
+        train = weighted(train, store.facts, [part.weight for part in parts], config.data.split_seed)
+        faults += _too_few(len(train), parts[0].opened.name, config)
     return Prepared(store, parts, train, validation, unused, faults, warnings)
 
 
@@ -84,12 +94,15 @@ def parts_of(data: DataSection, token: str | None, watch: Watch = unwatched) -> 
     wanted += [(one.source, one.subset, one.split, one.format, one.columns, one.weight) for one in data.mix]
     for source, subset, split_name, form, columns, weight in wanted:
         try:
-            opened = open_source(source, subset, split_name, token)
-            schema = recognise(first_rows(opened, SAMPLE_ROWS), form, columns)
+            opened = open_each(source, subset, split_name, token)
         except GemmaTuneError as error:
             errors.append(error)
-        else:
-            parts.append(Part(opened, schema, tuple(data.fixes), data.split_column, weight))
+            continue
+        for one in opened:
+            try:
+                parts.append(_part(one, data, form, columns, weight))
+            except GemmaTuneError as error:
+                errors.append(error)
     if len(errors) == 1:
         raise errors[0]
     if errors:
@@ -97,6 +110,21 @@ def parts_of(data: DataSection, token: str | None, watch: Watch = unwatched) -> 
     if data.validation_source or is_example(data.source):
         parts.append(_validation_part(data, parts[0].schema, token))
     return parts
+
+
+def _part(opened: Opened, data: DataSection, form: str, columns: dict[str, str], weight: float) -> Part:
+    table = first_rows(opened, SAMPLE_ROWS)
+    schema = recognise(table, form, columns)
+    _check_split_column(table, data.split_column)
+    return Part(opened, schema, tuple(data.fixes), data.split_column, weight)
+
+
+def _check_split_column(table: Table, column: str) -> None:
+    if column and column not in table.columns:
+        raise DataError.at(
+            "data.split_column", column, f"{table.source} has no such column.",
+            f"There are: {shown(', '.join(table.columns))}.",
+        )  # fmt: skip
 
 
 def _validation_part(data: DataSection, schema: Schema, token: str | None) -> Part:
@@ -132,14 +160,41 @@ def _train_split(data: DataSection) -> str:
 
 
 def _nothing_left(store: Store, parts: list[Part]) -> list[Fault]:
-    first = [one for one, _ in zip(store.rejected(), range(REASONS), strict=False)]
-    return all_rejected(parts[0].opened.name, store.rejected_count, first)
+    """Of every source without a usable row, with the first reasons."""
+    faults: list[Fault] = []
+    for part in [part for index, part in enumerate(parts) if not (store.facts["part"] == index).any()]:
+        label = part.opened.name if len(parts) > 1 else ""
+        own = (one for one in store.rejected() if _is_of(one, label, part.held_back))
+        first = list(islice(own, REASONS_SHOWN))
+        faults += all_rejected(_shown_source(part), len(first) + sum(1 for _ in own), first)
+    return faults
+
+
+def _is_of(rejected: Rejected, label: str, held_back: bool) -> bool:
+    if (rejected.side == "validation") != held_back:
+        return False
+    return not label or rejected.file == label or rejected.file.startswith(f"{label} › ")
+
+
+def _all_held_back(train: np.ndarray, store: Store, config: RunConfig) -> list[Fault]:
+    if len(train) or not len(store):
+        return []
+    return [
+        Fault(
+            "data.split_column", config.data.split_column, "It puts every row among the validation rows, so there is nothing to learn.",
+            "Say train in the rows that are to be learned, or empty the split column.",
+        )
+    ]  # fmt: skip
 
 
 def _too_few(rows: int, where: str, config: RunConfig) -> list[Fault]:
     batch = config.train.per_device_train_batch_size
-    if not 0 < rows < batch:
+    if rows >= batch:
         return []
+    if not rows:
+        return [
+            Fault("data.weight", "0 rows", "With this weight no row is left to learn.", "Raise the weight.")
+        ]
     return [
         Fault(
             where, f"{rows} training rows", f"The data set is smaller than one batch of {batch} rows.",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,22 @@ def open_path(path: Path, *, whole: bool = True) -> Opened:
     Then the encoding is guessed from the beginning, and a fingerprint still reads everything.
     """
     found, notes = files.files_of(path)
-    kinds = {file: _kind(file, notes if len(found) == 1 else []) for file in found}
+    return _opened(found, _kinds(found, notes), files.shown_name(path), notes, whole)
+
+
+def open_each(path: Path) -> list[Opened]:
+    """Every file that a path means by itself, since each may have its own schema."""
+    found, notes = files.files_of(path)
+    kinds = _kinds(found, notes)
+    if len(found) == 1:
+        return [_opened(found, kinds, files.shown_name(path), notes, True)]
+    alone = [_opened([file], {file: kinds[file]}, file.label, [], True) for file in found]
+    return [replace(alone[0], notes=notes + alone[0].notes), *alone[1:]]
+
+
+def _opened(
+    found: list[DataFile], kinds: dict[DataFile, str], name: str, notes: list[str], whole: bool
+) -> Opened:
     several = len(found) > 1
 
     def records() -> Iterator[Records]:
@@ -45,7 +61,21 @@ def open_path(path: Path, *, whole: bool = True) -> Opened:
         if not several and kinds[found[0]] == "csv"
         else []
     )
-    return Opened(path.name, records, lambda: _fingerprint(found), total, notes, columns)
+    return Opened(name, records, lambda: _fingerprint(found), total, notes, columns)
+
+
+def _kinds(found: list[DataFile], notes: list[str]) -> dict[DataFile, str]:
+    """DataError with the faults of all files that are of no kind."""
+    kinds: dict[DataFile, str] = {}
+    faults = []
+    for file in found:
+        try:
+            kinds[file] = _kind(file, notes if len(found) == 1 else [])
+        except DataError as error:
+            faults += error.faults
+    if faults:
+        raise DataError(*faults)
+    return kinds
 
 
 def _fingerprint(found: list[DataFile]) -> str:
@@ -74,29 +104,40 @@ def _encoding(file: DataFile, whole: bool) -> str:
 def _kind(file: DataFile, notes: list[str]) -> str:
     """json, jsonl, csv, parquet or text, by the name and the first bytes. DataError where it is none of them."""
     start = files.head(file)
-    if start.startswith(b"PAR1") or file.suffix == ".parquet":
-        return "parquet"
-    text = start.decode(files.guessed_encoding(start), errors="replace").lstrip("\ufeff")
-    if not text.strip():
+    text = start.decode(files.guessed_encoding(start), errors="replace").lstrip("\ufeff").lstrip()
+    if not text:
         raise DataError.at(
             file.label, f"{len(start)} bytes", "The file is empty.", "Choose a file with at least one row."
         )
-    if file.suffix in (".csv", ".tsv"):
-        return "csv"
-    first = text.lstrip()[:1]
-    if file.suffix in (".txt", ".md") and not _is_json_row(text.lstrip().split("\n", 1)[0]):
-        return "text"
+    if start.startswith(b"PAR1") or file.suffix == ".parquet":
+        return "parquet"
+    named = {".csv": "csv", ".tsv": "csv", ".txt": "text", ".md": "text"}.get(file.suffix)
+    if named and not _holds_json(text):
+        return named
+    first = text[:1]
     if file.suffix in (".jsonl", ".ndjson"):
         return "json" if first == "[" and not _is_list_of_rows(text) else "jsonl"
     if first == "{" and _is_lines(text):
         notes.append("Read as JSONL, one row per line, whatever its name says.")
         return "jsonl"
+    if named:
+        notes.append("Read as JSON, whatever its name says.")
     if first in ("[", "{"):
         return "json"
     raise DataError.at(
-        file.label, shown(text), f"The file is neither {KNOWN}.",
+        file.label, shown(text), f"The file is not {KNOWN}.",
         'A JSON file begins with [ or {; name a table of comma-separated values "….csv" and a plain text "….txt".',
     )  # fmt: skip
+
+
+def _holds_json(text: str) -> bool:
+    """Whether it begins with a line that is an object, or with an array of objects."""
+    if not text.startswith("["):
+        return _is_json_row(text.split("\n", 1)[0])
+    try:
+        return isinstance(json.JSONDecoder().raw_decode(text[1:].lstrip())[0], dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _is_json_row(line: str) -> bool:
@@ -115,7 +156,7 @@ def _is_list_of_rows(text: str) -> bool:
 
 
 def _is_lines(text: str) -> bool:
-    first, _, rest = text.lstrip().partition("\n")
+    first, _, rest = text.partition("\n")
     return _is_json_row(first) and rest.lstrip()[:1] == "{"
 
 
@@ -126,6 +167,14 @@ def _parquet(file: DataFile) -> Iterator[Records]:
     try:
         with file.open() as stream:
             table = pyarrow.parquet.ParquetFile(stream)
+            names = table.schema_arrow.names
+            if twice := [name for name, count in Counter(names).items() if count > 1]:
+                raise DataError.at(
+                    file.label,
+                    ", ".join(names),
+                    f"Two columns have the same name: {twice[0]}.",
+                    "Give each its own.",
+                )
             first, weight = 1, file.path.stat().st_size / max(1, table.metadata.num_rows)
             for batch in table.iter_batches(ROWS_AT_ONCE):
                 values = batch.to_pylist()
@@ -133,13 +182,17 @@ def _parquet(file: DataFile) -> Iterator[Records]:
                 first += len(values)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError.at(
-            file.label,
-            str(error).split("\n")[0],
-            "The Parquet file is damaged or cut off.",
+            file.label, str(error).split("\n")[0], "The Parquet file is damaged or cut off.",
             "Export or upload it again.",
-        ) from None
+        ) from None  # fmt: skip
+    except (UnicodeDecodeError, OverflowError) as error:
+        raise DataError.at(
+            f"{file.label} rows {first:,} to {first + ROWS_AT_ONCE - 1:,}", str(error),
+            "A cell of the Parquet file cannot be read: its text is not UTF-8, or its date lies beyond the year 9999.",
+            "Mend or leave out that column.",
+        ) from None  # fmt: skip
     if first == 1:
-        raise files.no_row(file, ", ".join(table.schema_arrow.names))
+        raise files.no_row(file, ", ".join(names))
 
 
 def _plain(file: DataFile, encoding: str) -> Iterator[Records]:

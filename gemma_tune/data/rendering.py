@@ -17,10 +17,12 @@ from tokenizers import Tokenizer
 
 from gemma_tune.data.rows import Message, Row
 from gemma_tune.data.templates import Template, TemplateError
+from gemma_tune.data.turns import SYSTEM_ROLES
 from gemma_tune.errors import ModelError
 
 NOT_LEARNED = -100  # the label that torch's cross-entropy ignores
 Span = tuple[int, int]
+_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json")
 _CONVERSATION = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
 
 
@@ -64,14 +66,15 @@ class ChatTokenizer:
         self._header: list[
             int
         ] = []  # what the model reads before it answers; empty where it cannot be told apart
+        self._system_stands_alone = True  # else the template puts its text into the first user turn
         if self.template:
             self._learn_marks()
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> ChatTokenizer:
         """From `tokenizer.json`, `tokenizer_config.json` and the chat template in it or beside it."""
-        path = Path(folder) / "tokenizer.json"
-        return _load(Path(folder), path.stat().st_mtime_ns if path.is_file() else 0)
+        paths = [Path(folder) / name for name in _FILES]
+        return _load(Path(folder), tuple(path.stat().st_mtime_ns if path.is_file() else 0 for path in paths))
 
     @classmethod
     def _read(cls, folder: Path) -> ChatTokenizer:
@@ -109,6 +112,9 @@ class ChatTokenizer:
         header = self.tokenizer.encode(asked[len(before) :], add_special_tokens=False).ids
         if asked.startswith(before) and header and header[0] in marks:
             self._header = header
+            text = self.render([{"role": "system", "content": "s"}, *_CONVERSATION])
+            begun = self.tokenizer.encode(text, add_special_tokens=False).ids.count(header[0])
+            self._system_stands_alone = begun > len(_CONVERSATION)
             longer = [
                 *_CONVERSATION,
                 {"role": "user", "content": " z\n"},
@@ -213,6 +219,8 @@ class ChatTokenizer:
         if not self._header or row.tools:
             return None
         turns = self.template.adapted(row.messages)
+        if not self._system_stands_alone and turns[0]["role"] in SYSTEM_ROLES:
+            turns = turns[1:]
         begins = _places(ids, self._header[0])
         if len(begins) != len(turns):
             return None
@@ -297,7 +305,7 @@ class ChatTokenizer:
 def tokenizer_digest(folder: Path) -> str:
     """Equal exactly where two folders tokenise and render alike."""
     digest = hashlib.sha256()
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json"):
+    for name in _FILES:
         path = folder / name
         digest.update(hashlib.sha256(path.read_bytes() if path.is_file() else b"").digest())
     return digest.hexdigest()
@@ -335,7 +343,7 @@ def _template(folder: Path, config: dict) -> str:
 @lru_cache(
     maxsize=2
 )  # Gemma's tokenizer takes more than a second to read; the page asks for it at every change
-def _load(folder: Path, changed_ns: int) -> ChatTokenizer:
+def _load(folder: Path, changed_ns: tuple[int, ...]) -> ChatTokenizer:
     return ChatTokenizer._read(folder)
 
 

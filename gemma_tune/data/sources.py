@@ -10,9 +10,11 @@ import os
 import re
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from gemma_tune import hub
+from gemma_tune.data import readers
 from gemma_tune.data.hub_sets import HUB, hub_choices, hub_size_bytes, open_hub
 from gemma_tune.data.readers import open_path
 from gemma_tune.data.rows import Opened, Rejected, Table
@@ -27,6 +29,7 @@ __all__ = [
     "hub_size_bytes",
     "is_example",
     "keep_uploads",
+    "open_each",
     "open_source",
     "read",
 ]
@@ -57,24 +60,34 @@ def open_source(
     return open_path(path, whole=whole)
 
 
+def open_each(source: str, subset: str = "", split: str = "train", token: str | None = None) -> list[Opened]:
+    """As `open_source`, with the files of a folder or zip file one by one."""
+    by_name = source.strip().startswith((HUB, TFDS, EXAMPLE))
+    path = None if by_name else hub.check_path(source.strip(), "data.source")
+    if path is None or (path.is_dir() and is_prepared(path)):
+        return [open_source(source, subset, split, token)]
+    return readers.open_each(path)
+
+
 def first_rows(opened: Opened, limit: int | None = None) -> Table:
     """The first rows as a table; all of them without a limit."""
     rows: list[tuple[int, dict]] = []
     rejected: list[Rejected] = []
     columns = dict.fromkeys(opened.columns)
     for records in opened.records():
-        rejected += records.rejected
+        refused = list(records.rejected)
         for number, value in values_of(records):
             if isinstance(value, dict):
                 rows.append((number, value))
                 columns.update(dict.fromkeys(value))
             else:
-                rejected.append(value if isinstance(value, Rejected) else _no_object(number, value))
+                refused.append(value if isinstance(value, Rejected) else _no_object(number, value))
             if limit is not None and len(rows) >= limit:
                 break
+        refused.sort(key=lambda one: one.number)
+        rejected += [replace(one, file=records.file) for one in refused]
         if limit is not None and (len(rows) >= limit or len(rejected) > REJECTED_IN_A_ROW):
             break
-    rejected.sort(key=lambda one: one.number)
     return Table(list(columns), rows, rejected, opened.name, list(opened.notes))
 
 

@@ -34,13 +34,19 @@ class Template:
         self.keeps = frozenset(role for role in ("system", "developer") if self._accepts(role))
 
     def render(self, messages: list[Message], tools: str = "", add_generation_prompt: bool = False) -> str:
-        return self._compiled.render(
+        return self._rendered(
             messages=[_callable(message) for message in self.adapted(messages)],
             tools=_tools(tools) if tools else None,
             documents=None,
             add_generation_prompt=add_generation_prompt,
-            **self._special_tokens,
         )
+
+    def _rendered(self, **values: object) -> str:
+        """Whatever a template raises over odd turns or tools is its refusal of them."""
+        try:
+            return self._compiled.render(**values, **self._special_tokens)
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+            raise TemplateError(str(error)) from error
 
     def adapted(self, messages: list[Message]) -> list[Message]:
         """The turns with a leading role that the template knows."""
@@ -54,7 +60,7 @@ class Template:
     def _accepts(self, role: str) -> bool:
         turns = [{"role": role, "content": _PROBE}, {"role": "user", "content": "x"}]
         try:
-            return _PROBE in self._compiled.render(messages=turns, **self._special_tokens)
+            return _PROBE in self._rendered(messages=turns)
         except TemplateError:
             return False
 

@@ -85,7 +85,7 @@ def tfds_choices(source: str | Path) -> dict[str, list[str]]:
 def _prepared(folder: Path) -> Path | None:
     found = [one for one in (folder, *folder.glob(_VERSIONS)) if (one / "features.json").is_file()]
     whole = [one for one in found if (one / "dataset_info.json").is_file()]
-    return whole[0] if folder in whole or len(whole) == 1 else None
+    return whole[0] if len(whole) == 1 else None
 
 
 def _library():
@@ -231,7 +231,7 @@ def _info(where: str, folder: Path):
 
 
 def _damaged(where: str, error: Exception) -> DataError:
-    return DataError.at(where, str(error), "This is no whole set that TFDS prepared.", _COPY)
+    return DataError.at(where, str(error), "TFDS cannot read this set; it is damaged or not whole.", _COPY)
 
 
 def _check_features(where: str, folder: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 
+from gemma_tune.data.json_rows import HALF_PAIR, half_pair_in, keys_in
 from gemma_tune.data.rows import Message, RowFault
 
 ROLES = {
@@ -35,6 +36,10 @@ WHAT = {
     "developer": "The developer turn",
     "tool": "The function's result",
 }
+_KINDS = {
+    "list": "a list", "tuple": "a list", "dict": "an object", "bytes": "bytes", "Decimal": "a number",
+    "datetime": "a date", "date": "a date", "time": "a time", "timedelta": "a span of time",
+}  # fmt: skip
 _SPELLINGS = (("role", "content"), ("from", "value"))
 _KEPT = ("name", "tool_call_id", "reasoning_content")  # further keys of a turn that a template may read
 
@@ -47,18 +52,18 @@ def text_of(value: object, field: str, what: str = "The field") -> str:
     if isinstance(value, bool | int | float):
         raise RowFault(field, value, f"{what} must be text, not a number.", f'Put it in quotes: "{value}".')
     if not isinstance(value, str):
-        kind = {list: "a list", dict: "an object"}.get(type(value), type(value).__name__)
+        kind = _KINDS.get(type(value).__name__, type(value).__name__)
         raise RowFault(
-            field, value, f"{what} must be text, not {kind}.", "Write it as text, or map another column."
+            field,
+            value if isinstance(value, list | dict) else str(value),
+            f"{what} must be text, not {kind}.",
+            "Write it as text, or map another column.",
         )
     if not value.isascii():
         try:
             value.encode("utf-8")
         except UnicodeEncodeError:
-            raise RowFault(
-                field, ascii(value), f"{what} holds half of a character pair (a lone surrogate).",
-                "Write the text again as UTF-8.",
-            ) from None  # fmt: skip
+            raise RowFault(field, ascii(value), *HALF_PAIR) from None
     return value
 
 
@@ -72,14 +77,20 @@ def filled(value: object, field: str, what: str) -> str:
 
 def parsed(value: object, field: str, what: str) -> object:
     """A cell that may hold its list or object as JSON text."""
-    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
-            raise RowFault(
-                field, value, f"{what} is not valid JSON.", "Write it as JSON, with double quotes."
-            ) from None
-    return value
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
+        return value
+    try:
+        found = json.loads(value)
+        keys_in(found)
+    except ValueError:
+        raise RowFault(
+            field, value, f"{what} is not valid JSON.", "Write it as JSON, with double quotes."
+        ) from None
+    except RecursionError:
+        raise RowFault(field, value, f"{what} is nested too deeply.", "Write it flat.") from None
+    if "\\u" in value and (where := half_pair_in(found, field)):
+        raise RowFault(where, value, *HALF_PAIR)
+    return found
 
 
 def turn(value: object, field: str, empty: bool = False) -> Message:
@@ -116,7 +127,7 @@ def _turn(value: dict, role_field: str, role_key: str, field: str, content_key: 
     if isinstance(content, list | tuple):
         content = _joined(content, field, WHAT[role])
     if role == "tool" and isinstance(content, dict):
-        content = json.dumps(content, ensure_ascii=False)
+        content = _as_json(content, field)
     found = {"role": role, "content": ""}
     if not (content is None and (calls or empty)):
         may_be_empty = empty or calls or role == "tool"
@@ -171,12 +182,21 @@ def _calls(value: object, field: str) -> list[dict]:
 def _arguments(value: object, field: str) -> str:
     if value in (None, ""):
         return "{}"
-    value = parsed(value, field, "The arguments")
+    value = parsed(value, field, "The object of arguments")
     if not isinstance(value, dict):
         raise RowFault(
             field, value, "The arguments of a call must be a JSON object.", 'Write them as {"city": "Rome"}.'
         )
-    return json.dumps(value, ensure_ascii=False)
+    return _as_json(value, field)
+
+
+def _as_json(value: object, field: str) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError):
+        raise RowFault(
+            field, value, "It holds what JSON cannot hold, such as NaN or a date.", "Write that as text."
+        ) from None
 
 
 def tools_of(value: object, field: str) -> str:
@@ -194,7 +214,7 @@ def tools_of(value: object, field: str) -> str:
                 'Write {"type": "function", "function": {"name": "…", "description": "…", "parameters": {…}}}.',
             )  # fmt: skip
         tools.append({"type": "function", "function": function})
-    return json.dumps(tools, ensure_ascii=False)
+    return _as_json(tools, field)
 
 
 def turns(value: object, field: str, empty: bool = False) -> list[Message]:

@@ -9,6 +9,8 @@ from gemma_tune.errors import GemmaTuneError
 from gemma_tune.runs import engine
 from gemma_tune.runs.folder import find_run
 from gemma_tune.ui import api, compare, history, setup, steps, theme, watch
+from gemma_tune.ui.form import QUIET, SetUp
+from gemma_tune.ui.reading import token_of
 
 TABS = ("setup", "watch", "compare", "runs")
 # Gradio selects the first tab before the link is read, so the address is kept only after that.
@@ -46,20 +48,19 @@ def build() -> gr.Blocks:
 
 
 def _wire_tabs(tabs: tuple, watching: dict, comparing: dict) -> None:
-    quiet = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
     for name, tab in zip(TABS, tabs, strict=True):
         tab.select(None, None, None, js=REMEMBER_TAB % name)
     for tab, picker in ((tabs[1], watching["picker"]), (tabs[2], comparing["picker"])):
         tab.select(
-            _fresh_choices, picker, picker, api_name=f"choices_{picker.elem_id.replace('-', '_')}", **quiet
+            _fresh_choices, picker, picker, api_name=f"choices_{picker.elem_id.replace('-', '_')}", **QUIET
         )
     tabs[2].select(
-        compare.offer, comparing["picker"], compare.offered(comparing), api_name="compare_offer", **quiet
+        compare.offer, comparing["picker"], compare.offered(comparing), api_name="compare_offer", **QUIET
     )
     watching["picker"].input(
         lambda run: gr.HTML(run=run or ""), watching["picker"], watching["monitor"], api_name="watch_run",
         js=REMEMBER_RUN,
-        **quiet,
+        **QUIET,
     )  # fmt: skip
 
 
@@ -68,7 +69,7 @@ def _fresh_choices(current: str | None):
     return gr.Dropdown(choices=known, value=current if current in [run for _, run in known] else None)
 
 
-def _wire_actions(panels: tuple, shown: dict, comparing: dict, form: setup.SetUp) -> None:
+def _wire_actions(panels: tuple, shown: dict, comparing: dict, form: SetUp) -> None:
     outputs = [
         *shown.values(),
         comparing["picker"],
@@ -87,7 +88,7 @@ def _wire_actions(panels: tuple, shown: dict, comparing: dict, form: setup.SetUp
         panel.run_action(act, None, outputs, api_name=name, api_visibility="private", show_progress="hidden")
 
 
-def _act(action: str, run_id: str, shown: dict, comparing: dict, form: setup.SetUp) -> dict:
+def _act(action: str, run_id: str, shown: dict, comparing: dict, form: SetUp) -> dict:
     """One action on one run; answers with the updates that show its result."""
     if action == "compare":
         return {
@@ -110,20 +111,20 @@ def _act(action: str, run_id: str, shown: dict, comparing: dict, form: setup.Set
         engine.stop(run_id, now=action == "stop_now")
     elif action == "resume":
         compare.make_room()
-        engine.resume(run_id, steps.token_of(None))
+        engine.resume(run_id, token_of(None))
     return dict(zip(shown.values(), watch.open_run(run_id), strict=True))
 
 
-def _fill(config: RunConfig, form: setup.SetUp) -> dict:
-    helped = steps.helpers(config.model.id, config.data.source, config.method.type)
+def _fill(config: RunConfig, form: SetUp) -> dict:
+    mixed = [one.model_dump() for one in config.data.mix]
+    helped = steps.helpers(config.model.id, config.data.source, config.method.type, mixed)
     return {
         **dict(zip(form.form.inputs, form.form.write(config), strict=True)),
         **dict(zip(steps.helper_outputs(form), helped, strict=True)),
     }
 
 
-def _wire_load(demo: gr.Blocks, shown: dict, comparing: dict, form: setup.SetUp) -> None:
-    quiet = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
+def _wire_load(demo: gr.Blocks, shown: dict, comparing: dict, form: SetUp) -> None:
 
     def open_link(request: gr.Request) -> list:
         tab, run = (request.query_params.get(name) or "" for name in ("tab", "run"))
@@ -137,10 +138,10 @@ def _wire_load(demo: gr.Blocks, shown: dict, comparing: dict, form: setup.SetUp)
             gr.Dropdown(choices=known, value=chosen),
         ]
 
-    demo.load(open_link, None, [*shown.values(), comparing["picker"]], api_name="open_link", **quiet).then(
+    demo.load(open_link, None, [*shown.values(), comparing["picker"]], api_name="open_link", **QUIET).then(
         None, None, None, js=LINK_IS_OPEN
     )
     demo.load(
         lambda saved: steps.restore(form, saved), form.saved, [*form.form.inputs, *steps.helper_outputs(form)],
-        api_name="restore", **quiet,
+        api_name="restore", **QUIET,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import gradio as gr
@@ -12,6 +13,12 @@ from gemma_tune.errors import ConfigError
 
 MAPPED = "data.columns."  # widgets named data.columns.FIELD together make the mapping data.columns
 ADVANCED = "advanced"  # one text box in YAML for the whole section
+QUIET = {
+    "api_visibility": "private",
+    "show_progress": "hidden",
+    "queue": False,
+}  # of events that answer at once
+LISTS = ("data.mix", "data.fixes")  # an empty widget is an empty list
 
 
 def widget(dotted: str, **overrides: Any) -> gr.components.Component:
@@ -68,6 +75,8 @@ class Form:
                     values.setdefault("data", {}).setdefault("columns", {})[dotted[len(MAPPED) :]] = value
             elif dotted == ADVANCED:
                 values[ADVANCED] = _advanced(value)
+            elif dotted in LISTS:
+                values.setdefault("data", {})[dotted.partition(".")[2]] = value or []
             else:
                 section, name = dotted.split(".")
                 values.setdefault(section, {})[name] = value
@@ -84,8 +93,29 @@ class Form:
         if dotted == ADVANCED:
             chosen = config.advanced.model_dump(exclude_defaults=True)
             return yaml.safe_dump(chosen) if chosen else ""
+        if dotted == "data.mix":
+            return [one.model_dump() for one in config.data.mix]
         section, name = dotted.split(".")
         return getattr(getattr(config, section), name)
+
+
+@dataclass
+class SetUp:
+    """The widgets of the tab that its events need."""
+
+    form: Form = field(default_factory=Form)
+    saved: gr.BrowserState | None = None
+    steps: gr.Walkthrough | None = None
+    parts: dict[str, gr.components.Component] = field(default_factory=dict)
+
+    @property
+    def everything(self) -> list[gr.components.Component]:
+        """The form and the token, as every event of the tab that needs the whole takes them."""
+        return [*self.form.inputs, self.parts["token"]]
+
+    def value_of(self, raw: tuple, dotted: str) -> Any:
+        """The value of one widget among those of `everything`."""
+        return raw[list(self.form.widgets).index(dotted)]
 
 
 def _advanced(text: str | None) -> Any:

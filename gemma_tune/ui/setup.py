@@ -3,38 +3,19 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
 
 import gradio as gr
 
 from gemma_tune.catalog import MODELS, POCKET_ID
-from gemma_tune.config import RunConfig, settings
-from gemma_tune.data.formats import FORMATS
-from gemma_tune.data.sources import example_names
-from gemma_tune.ui import views
-from gemma_tune.ui.form import ADVANCED, MAPPED, Form
+from gemma_tune.config import settings
+from gemma_tune.ui import data_step, views
+from gemma_tune.ui.form import ADVANCED, Form, SetUp
 
 MODEL, DATA, METHOD, REVIEW = 1, 2, 3, 4
 OWN_MODEL = "own"
-EXAMPLES = {
-    "pocket-json": "Facts as JSON\nPocket Gemma answers with a compact JSON object",
-    "pocket-orders": "Order lines\nTurns a spoken order into an order line",
-    "pocket-polite": "A polite voice\nFrom curt answers to kind full sentences",
-}
-FIELDS = sorted({name for form in FORMATS.values() for name in (*form.needs, *form.may)})
 IN_FRONT = [name for name, info in settings() if info.json_schema_extra["front"]]
 TRAIN_FRONT = [name for name in IN_FRONT if name.startswith("train.") and name != "train.max_length"]
 LORA_FRONT = ["method.r", "method.lora_alpha"]
-
-
-@dataclass
-class SetUp:
-    """The widgets of the tab that its events need."""
-
-    form: Form = field(default_factory=Form)
-    saved: gr.BrowserState | None = None
-    steps: gr.Walkthrough | None = None
-    parts: dict[str, gr.components.Component] = field(default_factory=dict)
 
 
 def build() -> SetUp:
@@ -44,7 +25,7 @@ def build() -> SetUp:
         with gr.Step("Model", id=MODEL, elem_id="step-model"):
             _model_step(tab)
         with gr.Step("Data", id=DATA, elem_id="step-data"):
-            _data_step(tab)
+            data_step.build(tab)
         with gr.Step("Method", id=METHOD, elem_id="step-method"):
             _method_step(tab)
         with gr.Step("Review", id=REVIEW, elem_id="step-review"):
@@ -75,7 +56,9 @@ def _model_step(tab: SetUp) -> None:
     )
     form.add("model.id", visible=False)
     parts["model_facts"] = gr.HTML(views.model_facts(POCKET_ID, on_disk=True), elem_id="model-facts")
-    with gr.Accordion("Hugging Face token, revision and number format", open=False):
+    with gr.Accordion(
+        "Hugging Face token, licence, revision and number format", open=False, elem_id="model-more"
+    ):
         parts["token"] = gr.Textbox(
             label="Hugging Face token",
             info="For models behind a licence. It goes to the worker's environment and is never stored."
@@ -83,86 +66,14 @@ def _model_step(tab: SetUp) -> None:
             type="password",
             elem_id="token",
         )
+        parts["access_ask"] = gr.Button("Check token and licence", elem_id="access-ask", size="sm")
         with gr.Row():
             form.add("model.revision")
             form.add("model.dtype")
+    parts["model_access"] = gr.HTML("", elem_id="model-access")
     parts["model_faults"] = gr.HTML("", elem_id="model-faults")
     with gr.Row(elem_classes="gt-nav"):
         parts["model_next"] = gr.Button("Next: data", variant="primary", elem_id="model-next")
-
-
-def _data_step(tab: SetUp) -> None:
-    form, parts = tab.form, tab.parts
-    gr.HTML('<p class="gt-lead">What should it learn? Every row is checked now, before anything starts.</p>')
-    kinds = [("Built-in example", "example"), ("Upload a file", "upload"), ("Hugging Face Hub", "hub")]
-    parts["kind"] = gr.Radio(kinds, value="example", show_label=False, container=False, elem_id="data-kind")
-    examples = [(EXAMPLES.get(name, name), name) for name in example_names()]
-    parts["example"] = gr.Radio(
-        examples,
-        value=RunConfig().data.source.removeprefix("example:"),
-        show_label=False,
-        container=False,
-        elem_id="data-example",
-        elem_classes="gt-choices",
-    )
-    parts["upload"] = gr.File(
-        label="JSON, JSONL, CSV or TSV",
-        file_types=[".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt"],
-        visible=False,
-        elem_id="data-upload",
-        height=140,
-    )
-    with gr.Row(visible=False, elem_id="data-hub") as parts["hub"]:
-        parts["hub_id"] = gr.Textbox(
-            label="Data set on the Hub", placeholder="owner/name", elem_id="hub-id", scale=3
-        )
-        form.add(
-            "data.subset", gr.Dropdown([""], value="", label="Subset", allow_custom_value=True, min_width=140)
-        )
-        form.add(
-            "data.split",
-            gr.Dropdown(["train"], value="train", label="Split", allow_custom_value=True, min_width=140),
-        )
-        parts["hub_find"] = gr.Button("Look it up", elem_id="hub-find", min_width=120)
-    form.add("data.source", visible=False)
-    with gr.Row():
-        form.add("train.max_length")
-        form.add("data.validation_fraction")
-    with gr.Accordion("Schema, columns and split", open=False, elem_id="data-more"):
-        with gr.Row():
-            for name in ("data.format", "data.split_seed"):
-                form.add(name)
-        form.add("data.validation_source")
-        gr.HTML(
-            '<p class="gt-note">Columns are found by their names. Choose here where they are named otherwise.</p>'
-        )
-        with gr.Row():
-            for name in FIELDS:
-                form.add(
-                    MAPPED + name,
-                    gr.Dropdown([""], value="", label=name, min_width=150, allow_custom_value=True),
-                )
-    parts["summary"] = gr.HTML(elem_id="data-summary", min_height=90)
-    with gr.Tabs(elem_id="data-views") as parts["views"]:
-        with gr.Tab("What the model sees"):
-            parts["row"] = gr.Slider(1, 2, value=1, step=1, label="Accepted row", elem_id="row-number")
-            parts["sees"] = gr.HTML(elem_id="data-sees", min_height=140)
-        with gr.Tab("Rows as read"):
-            parts["read"] = gr.HTML(elem_id="data-read")
-        with gr.Tab("Left out"):
-            parts["rejected"] = gr.Dataframe(
-                interactive=False,
-                wrap=True,
-                max_height=420,
-                elem_id="data-rejected",
-                column_widths=["70px", "120px", "22%", "30%", "30%"],
-                show_label=False,
-            )
-        with gr.Tab("Lengths"):
-            parts["lengths"] = gr.HTML(elem_id="data-lengths")
-    with gr.Row(elem_classes="gt-nav"):
-        parts["data_back"] = gr.Button("Back", elem_id="data-back")
-        parts["data_next"] = gr.Button("Next: method", variant="primary", elem_id="data-next")
 
 
 def _method_step(tab: SetUp) -> None:

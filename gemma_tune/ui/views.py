@@ -10,9 +10,6 @@ from gemma_tune.catalog import MODELS, ModelCard
 from gemma_tune.config import RunConfig, field_of
 from gemma_tune.errors import Fault
 
-CONTROL = re.compile(r"(<[a-z_]+>|<\|?[a-z_]+\|?>)")
-HISTOGRAM_BARS = 32
-
 
 def count(number: float | None) -> str:
     """3200000 → '3.2 M', 270e6 → '270 M', 27e9 → '27 B'."""
@@ -66,7 +63,7 @@ def model_facts(model_id: str, *, on_disk: bool) -> str:
             ("System text", card.system_role),
         ]
     )
-    gate_line = f'<p class="gt-note"><b>Licence gate:</b> {_linked(gate)}</p>'
+    gate_line = f'<p class="gt-note"><b>Licence gate:</b> {linked(gate)}</p>'
     traps = "".join(f'<p class="gt-note"><b>Good to know:</b> {escape(trap)}</p>' for trap in card.traps)
     return f'<div class="gt-card">{table}<div style="height:10px"></div>{gate_line}{traps}</div>'
 
@@ -87,7 +84,7 @@ def fault_list(faults: Sequence[Fault], title: str = "Not yet") -> str:
     for fault in faults:
         met = f" Found: <code>{escape(fault.value)}</code>." if fault.value else ""
         items.append(
-            f"<b>{escape(place(fault.where))}</b>: {escape(fault.rule)}{met} {_linked(fault.way_out)}"
+            f"<b>{escape(place(fault.where))}</b>: {escape(fault.rule)}{met} {linked(fault.way_out)}"
         )
     return notice("bad", title, "", items)
 
@@ -100,72 +97,10 @@ def place(where: str) -> str:
         return source_label(where)
 
 
-def data_summary(report) -> str:
-    """Counts of a doctor's report as figure cards, then its faults and warnings."""
-    share = f"{100 * report.supervised_tokens / max(1, report.total_tokens):.0f} % of tokens are learned"
-    cards = [
-        ("Rows read", f"{report.rows_read:,}", report.prepared.schema.format.replace("_", "–"), ""),
-        ("Accepted", f"{report.rows_accepted:,}", f"{report.train_rows:,} to learn, {report.validation_rows:,} to check", "good"),
-        ("Left out", f"{report.rows_rejected:,}", "each with its reason below" if report.rows_rejected else "none", "bad" if report.rows_rejected else "good"),
-        ("Tokens", f"{report.total_tokens:,}", share, ""),
-        ("Cut", f"{len(report.cut_rows):,}", "longer than the maximum length" if report.cut_rows else "every row fits", "warm" if report.cut_rows else "good"),
-        ("Steps", f"{report.total_steps:,}", f"{report.steps_per_epoch:,} per epoch", ""),
-    ]  # fmt: skip
-    body = "".join(figure(*card) for card in cards)
-    named = source_label(report.prepared.table.source)
-    why = f'<p class="gt-note"><b>{escape(named)}</b> {escape(report.prepared.schema.why)}</p>'
-    if report.prepared.schema.format == "preference":
-        why += '<p class="gt-note">Pairs: the chosen answers are learned; the rejected ones are kept but not used.</p>'
-    warnings = "".join(notice("warm", place(w.where), f"{w.rule} {w.way_out}") for w in report.warnings)
-    return f'<div class="gt-cards">{body}</div>{why}{fault_list(report.faults)}{warnings}'
-
-
 def figure(label: str, value: str, note: str, tone: str = "") -> str:
     return (
         f'<div class="gt-card gt-figure"><span class="gt-label">{escape(label)}</span><strong>{escape(value)}</strong>'
         f'<span class="gt-note gt-{tone or "plain"}">{escape(note)}</span></div>'
-    )
-
-
-def rendered(pieces: Sequence[tuple[str, str]], number: int) -> str:
-    """One row as the model reads it: control tokens, learned tokens and the cut marked."""
-    body = "".join(f'<span class="gt-{kind}">{_controls(text)}</span>' for text, kind in pieces)
-    legend = (
-        '<div class="gt-legend"><span><i class="gt-learned">learned</i> what the model is taught to say</span>'
-        '<span><i class="gt-control">&lt;control&gt;</i> tokens that mark turns</span>'
-        '<span><i class="gt-cut">cut</i> beyond the maximum length</span></div>'
-    )
-    return f'<div class="gt-card">{legend}<div class="gt-see" data-row="{number}">{body}</div></div>'
-
-
-def _controls(text: str) -> str:
-    parts = CONTROL.split(text)
-    return "".join(
-        f'<span class="gt-control">{escape(part)}</span>' if index % 2 else escape(part)
-        for index, part in enumerate(parts)
-    )
-
-
-def lengths(values: Sequence[int], max_length: int) -> str:
-    """Histogram of tokens per row; bars beyond the maximum length are marked."""
-    if not values:
-        return notice("", "No rows yet", "The lengths appear once rows are accepted.")
-    longest = max(max(values), 1)
-    width = max(1, -(-(longest + 1) // HISTOGRAM_BARS))
-    bars = [0] * (longest // width + 1)
-    for value in values:
-        bars[value // width] += 1
-    peak = max(bars)
-    drawn = "".join(
-        f'<i class="{"gt-over" if (index + 1) * width > max_length + 1 else ""}" '
-        f'style="height:{100 * bar / peak:.1f}%" title="{index * width} to {(index + 1) * width - 1} tokens: {bar} rows"></i>'
-        for index, bar in enumerate(bars)
-    )
-    middle = sorted(values)[len(values) // 2]
-    ends = f"<span>0</span><span>median {middle:,}</span><span>{longest:,} tokens</span>"
-    return (
-        f'<div class="gt-card"><div class="gt-cardhead"><h3>Tokens per row</h3><span class="gt-note">maximum length '
-        f'{max_length:,}</span></div><div class="gt-bars">{drawn}</div><div class="gt-barlabels">{ends}</div></div>'
     )
 
 
@@ -194,13 +129,13 @@ def review(config: RunConfig, report) -> str:
 
 def source_label(source: str) -> str:
     """A source as a person would name it: the file's own name without the fingerprint we put before it."""
-    for prefix in ("example:", "hub:"):
+    for prefix in ("example:", "hub:", "tfds:"):
         if source.startswith(prefix):
             return source[len(prefix) :]
     return re.sub(r"^[0-9a-f]{12}-", "", source.rsplit("/", 1)[-1])
 
 
-def _linked(text: str) -> str:
+def linked(text: str) -> str:
     """Escaped text in which addresses of the Hub and Google's terms can be clicked."""
     link = r'<a href="\1" target="_blank" rel="noopener noreferrer">\1</a>'
     return re.sub(r"(https://(?:huggingface\.co|ai\.google\.dev)[\w./@-]*\w)", link, escape(text))

@@ -1,32 +1,57 @@
-"""Tiny tokenizers of both families, and a place of our own for files."""
+"""Tiny tokenizers of every family, and a place of our own for files."""
 
 import json
 from pathlib import Path
 
 import pytest
-from tiny_tokenizer import build_tokenizer, trl_template
+from hypothesis import settings
+from tiny_tokenizer import build_family
 
 from gemma_tune.data.rendering import ChatTokenizer
 
-
-@pytest.fixture(scope="session")
-def gemma3_folder(tmp_path_factory) -> Path:
-    return build_tokenizer(tmp_path_factory.mktemp("gemma3"), trl_template("gemma3"))
+settings.register_profile("shared machine", deadline=None)
+settings.load_profile("shared machine")
 
 
 @pytest.fixture(scope="session")
-def gemma2_folder(tmp_path_factory) -> Path:
-    return build_tokenizer(tmp_path_factory.mktemp("gemma2"), trl_template("gemma"))
+def folder_of(tmp_path_factory):
+    """The folder of a family's tokenizer."""
+    folders: dict[str, Path] = {}
+
+    def folder(family: str) -> Path:
+        if family not in folders:
+            folders[family] = build_family(tmp_path_factory.mktemp(family), family)
+        return folders[family]
+
+    return folder
 
 
 @pytest.fixture(scope="session")
-def gemma3(gemma3_folder) -> ChatTokenizer:
-    return ChatTokenizer.from_folder(gemma3_folder)
+def chat_of(folder_of):
+    """The tokenizer of a family."""
+    chats: dict[str, ChatTokenizer] = {}
+
+    def chat(family: str) -> ChatTokenizer:
+        if family not in chats:
+            chats[family] = ChatTokenizer.from_folder(folder_of(family))
+        return chats[family]
+
+    return chat
 
 
 @pytest.fixture(scope="session")
-def gemma2(gemma2_folder) -> ChatTokenizer:
-    return ChatTokenizer.from_folder(gemma2_folder)
+def gemma3_folder(folder_of) -> Path:
+    return folder_of("gemma3")
+
+
+@pytest.fixture(scope="session")
+def gemma3(chat_of) -> ChatTokenizer:
+    return chat_of("gemma3")
+
+
+@pytest.fixture(scope="session")
+def gemma2(chat_of) -> ChatTokenizer:
+    return chat_of("gemma2")
 
 
 @pytest.fixture

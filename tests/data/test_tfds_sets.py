@@ -97,7 +97,9 @@ def library():
 @pytest.fixture(scope="session")
 def prepared_once(library, tmp_path_factory) -> Path:
     builder = library.builder("tiny_answers", data_dir=tmp_path_factory.mktemp("tfds"))
-    builder.download_and_prepare(file_format="array_record")
+    builder.download_and_prepare(
+        file_format="array_record", download_config=library.download.DownloadConfig(num_shards=3)
+    )
     return Path(builder.data_dir)
 
 
@@ -131,6 +133,11 @@ def edit_info(folder: Path, change) -> None:
     info = json.loads(path.read_text())
     change(info)
     path.write_text(json.dumps(info))
+
+
+def file_of(folder: Path, split: str) -> Path:
+    """The first of its three."""
+    return folder / f"tiny_answers-{split}.array_record-00000-of-00003"
 
 
 def fault_of(call):
@@ -222,18 +229,21 @@ def test_the_fingerprint_is_that_of_the_data_not_of_the_place(folder, prepared_o
     assert mark != open_prepared(folder, "test").fingerprint()
 
 
-def test_the_fingerprint_changes_with_the_names_of_classes_and_with_one_byte(folder):
+@pytest.mark.parametrize("place", [300, -300])
+def test_the_fingerprint_changes_with_one_byte(folder, place):
+    opened = open_prepared(folder, "test")
+    mark = opened.fingerprint()
+    data = bytearray(file_of(folder, "test").read_bytes())
+    data[place] ^= 1
+    file_of(folder, "test").write_bytes(data)
+    assert opened.fingerprint() != mark
+
+
+def test_the_fingerprint_changes_with_the_names_of_classes(folder):
     mark = open_prepared(folder, "test").fingerprint()
     labels = folder / "label.labels.txt"
     labels.write_text(labels.read_text().replace("good", "fine"))
-    renamed = open_prepared(folder, "test").fingerprint()
-    assert renamed != mark
-    file = folder / "tiny_answers-test.array_record-00000-of-00001"
-    opened = open_prepared(folder, "test")
-    data = bytearray(file.read_bytes())
-    data[300] ^= 1
-    file.write_bytes(data)
-    assert opened.fingerprint() != renamed
+    assert open_prepared(folder, "test").fingerprint() != mark
 
 
 def test_a_folder_is_known_by_its_two_files_and_may_hold_one_version(folder, tmp_path):
@@ -271,17 +281,23 @@ def test_array_record_is_read_where_it_lies_beside_another_format(folder):
     assert len(rows_of(open_prepared(folder, "test"))) == 5
 
 
-@pytest.mark.parametrize("counted", [4, 6])
-def test_a_wrong_number_of_rows_is_refused_with_both_numbers(folder, counted):
-    edit_info(folder, lambda info: info["splits"][1].update(shardLengths=[str(counted)]))
-    fault = fault_of(lambda: open_prepared(folder, "test"))
-    assert fault.rule == f"The file holds 5 rows, but dataset_info.json counts {counted}."
+@pytest.mark.parametrize("more", [-1, 1])
+def test_a_wrong_number_of_rows_is_refused_with_both_numbers(folder, more):
+    def recount(info):
+        lengths = info["splits"][0]["shardLengths"]
+        assert lengths == ["200", "200", "200"]
+        lengths[0] = str(200 + more)
+
+    edit_info(folder, recount)
+    fault = fault_of(lambda: open_prepared(folder, "train"))
+    assert fault.rule == f"The file holds 200 rows, but dataset_info.json counts {200 + more}."
+    assert fault.value == file_of(folder, "train").name
 
 
 def test_a_missing_file_is_named(folder):
-    (folder / "tiny_answers-train.array_record-00000-of-00001").unlink()
+    file_of(folder, "train").unlink()
     fault = fault_of(lambda: open_prepared(folder, "train"))
-    assert fault.value.startswith("tiny_answers-train") and "missing" in fault.rule
+    assert fault.value == file_of(folder, "train").name and "missing" in fault.rule
     assert len(rows_of(open_prepared(folder, "test"))) == 5
 
 
@@ -289,14 +305,14 @@ def test_a_missing_file_is_named(folder):
     "spoil", [lambda data: data[: len(data) // 2], lambda _: b"", lambda _: b"x" * 99_999]
 )
 def test_a_file_that_is_cut_or_something_else_is_damaged(folder, spoil):
-    file = folder / "tiny_answers-test.array_record-00000-of-00001"
+    file = file_of(folder, "test")
     file.write_bytes(spoil(file.read_bytes()))
     fault = fault_of(lambda: open_prepared(folder, "test"))
     assert file.name in str(fault) and "Copy the whole folder again" in fault.way_out
 
 
 def test_damage_within_a_file_ends_the_reading_with_an_error(folder):
-    file = folder / "tiny_answers-test.array_record-00000-of-00001"
+    file = file_of(folder, "test")
     data = bytearray(file.read_bytes())
     data[300:340] = b"x" * 40
     file.write_bytes(data)
@@ -311,7 +327,7 @@ def test_broken_metadata_is_an_error_of_the_data(folder, name):
 
 
 def test_a_set_cannot_point_at_files_outside_its_folder(folder):
-    outside = shutil.copy(folder / "tiny_answers-test.array_record-00000-of-00001", folder.parent / "away")
+    outside = shutil.copy(file_of(folder, "test"), folder.parent / "away")
     edit_info(folder, lambda info: info["splits"][1].update(filepathTemplate=f"../{outside.name}"))
     assert "missing" in fault_of(lambda: open_prepared(folder, "test")).rule
 

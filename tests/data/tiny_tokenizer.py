@@ -1,4 +1,8 @@
-"""A tokenizer of Gemma's make, small enough to build in every session."""
+"""Tokenizers of Gemma's make, one per family, small enough to build in every session.
+
+The templates of Gemma 2, 3 and 4 are those that TRL ships, read at run time. FunctionGemma's is our own, after its
+documented format.
+"""
 
 import importlib.util
 import json
@@ -12,6 +16,75 @@ TEXT = [
     "Add 2 and 3. The answer is 5.\n\nWrite a short poem about the sea and the wind.",
     'Return JSON: {"name": "Ann", "age": 7}',
 ]
+SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")
+GEMMA = ("<start_of_turn>", "<end_of_turn>")
+GEMMA_4 = (
+    "<|turn>", "<turn|>", "<|tool>", "<tool|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>",
+    "<|channel>", "<channel|>", '<|"|>',
+)  # fmt: skip
+FUNCTION_GEMMA = (
+    *GEMMA, "<start_function_declaration>", "<end_function_declaration>", "<start_function_call>",
+    "<end_function_call>", "<start_function_response>", "<end_function_response>", "<escape>",
+)  # fmt: skip
+
+# A call hands over to its function: the answer goes on in the same turn, after the response, without a new header.
+FUNCTION_TEMPLATE = """
+{%- macro plain(value) -%}
+    {%- if value is string %}{{ '<escape>' + value + '<escape>' }}
+    {%- elif value is mapping %}{{ '{' }}
+        {%- for key, one in value | dictsort %}{{ key }}:{{ plain(one) }}{{ '' if loop.last else ',' }}{% endfor %}
+        {{- '}' }}
+    {%- elif value is iterable %}{{ '[' }}
+        {%- for one in value %}{{ plain(one) }}{{ '' if loop.last else ',' }}{% endfor %}
+        {{- ']' }}
+    {%- else %}{{ value | tojson }}
+    {%- endif %}
+{%- endmacro -%}
+{{ bos_token }}
+{%- set turns = messages -%}
+{%- if tools or messages[0]['role'] == 'developer' -%}
+    {{ '<start_of_turn>developer\n' }}
+    {%- if messages[0]['role'] == 'developer' -%}
+        {{ messages[0]['content'] | trim }}
+        {%- set turns = messages[1:] -%}
+    {%- endif -%}
+    {%- for tool in tools or [] -%}
+        {%- set function = tool['function'] -%}
+        {{ '<start_function_declaration>declaration:' + function['name'] + '{description:' }}
+        {{- plain(function['description'] | default('')) }}
+        {%- if function['parameters'] is mapping %},parameters:{{ plain(function['parameters']) }}{% endif -%}
+        {{ '}<end_function_declaration>' }}
+    {%- endfor -%}
+    {{ '<end_of_turn>\n' }}
+{%- endif -%}
+{%- for turn in turns -%}
+    {%- set before = turns[loop.index0 - 1]['role'] if loop.index0 else '' -%}
+    {%- if turn['role'] == 'assistant' -%}
+        {{ '' if before == 'tool' else '<start_of_turn>model\n' }}
+        {#- generation -#}
+        {{ turn['content'] | trim }}
+        {%- for call in turn['tool_calls'] or [] -%}
+            {{ '<start_function_call>call:' + call['function']['name'] }}
+            {{- plain(call['function']['arguments']) + '<end_function_call>' }}
+        {%- endfor -%}
+        {{ '<start_function_response>' if turn['tool_calls'] else '<end_of_turn>\n' }}
+        {#- endgeneration -#}
+    {%- elif turn['role'] == 'tool' -%}
+        {{ '<start_function_response>' if before == 'tool' else '' }}
+        {{- 'response:' + turn['name'] | default('unknown') + '{value:' + plain(turn['content']) + '}' }}
+        {{- '<end_function_response>' }}
+    {%- elif turn['role'] == 'user' -%}
+        {{ '<start_of_turn>user\n' + turn['content'] | trim + '<end_of_turn>\n' }}
+    {%- else -%}
+        {{ raise_exception('The role ' + turn['role'] + ' is not known') }}
+    {%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt and turns[-1]['role'] != 'tool' %}{{ '<start_of_turn>model\n' }}{% endif -%}
+"""
+# Marks for TRL, which needs them to find the answers.
+FUNCTION_TRAINING_TEMPLATE = FUNCTION_TEMPLATE.replace("{#- generation -#}", "{%- generation -%}").replace(
+    "{#- endgeneration -#}", "{%- endgeneration -%}"
+)
 
 
 def trl_template(name: str) -> str:
@@ -20,9 +93,17 @@ def trl_template(name: str) -> str:
     return (folder / f"{name}.jinja").read_text(encoding="utf-8")
 
 
-def build_tokenizer(folder: Path, template: str) -> Path:
-    """tokenizer.json, tokenizer_config.json and chat_template.jinja with Gemma's control tokens and byte fallback."""
-    control = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
+def build_family(folder: Path, family: str) -> Path:
+    """The tokenizer of "gemma2", "gemma3", "gemma4" or "functiongemma"."""
+    if family == "functiongemma":
+        return build_tokenizer(folder, FUNCTION_TEMPLATE, FUNCTION_GEMMA)
+    name = {"gemma2": "gemma", "gemma4": "gemma4_v5"}.get(family, family)
+    return build_tokenizer(folder, trl_template(name), GEMMA_4 if family == "gemma4" else GEMMA)
+
+
+def build_tokenizer(folder: Path, template: str, marks: tuple[str, ...] = GEMMA) -> Path:
+    """tokenizer.json, tokenizer_config.json and chat_template.jinja with these control tokens and byte fallback."""
+    control = [*SPECIAL, *marks]
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
     tokenizer.decoder = decoders.Sequence(

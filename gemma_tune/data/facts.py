@@ -81,7 +81,8 @@ _RANGES = (
 def noted(row: Row, part: int) -> tuple[tuple, np.ndarray]:
     """The record of one row in the order of FACTS (its file is filled in later), and its sketch."""
     prompt, answer = row.prompt_text(), row.answer_text()
-    other = sum(len(turn["content"]) for turn in row.rejected_messages or [])
+    other = [f"{turn['content']}{turn.get('tool_calls', '')}" for turn in row.rejected_messages or []]
+    other_characters = sum(map(len, other))
     plain_prompt, plain_answer = plain(prompt), plain(answer)
     text = f"{prompt}\n{answer}"
     facts = (
@@ -92,13 +93,13 @@ def noted(row: Row, part: int) -> tuple[tuple, np.ndarray]:
         row.held_back,
         -1 if row.label is None else int(row.label),
         flags_of(text) | (SHORT if len(plain_answer) < SHORT_CHARACTERS else 0),
-        SCRIPTS.index(script_of(text)),
+        SCRIPTS.index(script_of(row.whole_text())),  # without the names of the roles, which are Latin
         bool(row.tools),
         hashed(f"{plain_prompt}\0{plain_answer}\0{row.label}"),
         hashed(plain_prompt if row.messages else plain_answer),
         len(prompt),
-        len(answer) - other,
-        other,
+        len(answer) - other_characters - len(other),  # which stand on lines of their own
+        other_characters,
     )
     return facts, sketch_of(f"{plain_prompt} {plain_answer}")
 

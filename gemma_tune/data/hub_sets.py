@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sys
 import time
 import zipfile
 import zlib
@@ -135,7 +136,8 @@ def _built(chosen: _Chosen):
         builder = chosen.builder()
         features = builder.info.features
         if features is None and _kind(builder) not in ("json", "csv", "text"):
-            features = builder.as_streaming_dataset(split=chosen.split).features
+            with _without_torch():
+                features = builder.as_streaming_dataset(split=chosen.split).features
         media = [name for name, feature in (features or {}).items() if _is_media(feature)]
         columns = [name for name in features or {} if name not in media]
         if (
@@ -163,8 +165,9 @@ def _records(chosen: _Chosen, builder, part: _Part, kept: list[str], streaming: 
     """The rows, read anew; only the columns `kept` where any are named."""
     empty = True
     try:
-        data = _streamed(builder, chosen, part) if streaming else _downloaded(builder, chosen, part)
-        data = data.select_columns(kept) if kept else data  # before any value is decoded
+        with _without_torch():
+            data = _streamed(builder, chosen, part) if streaming else _downloaded(builder, chosen, part)
+            data = data.select_columns(kept) if kept else data  # before any value is decoded
         for records in values_in_chunks(_rows(data), size=BATCH_ROWS):
             empty = False
             yield records
@@ -314,6 +317,17 @@ def _inspect(repo: str, token: str | None) -> str:
 # ── patience ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 _failed_at: dict[str, float] = {}  # address → when a request to it failed last, on time.monotonic's clock
+
+
+@contextmanager
+def _without_torch() -> Iterator[None]:
+    """Where torch is not loaded yet, a stream is made without it: the app never holds torch."""
+    config = _datasets().config
+    config.TORCH_AVAILABLE, here = "torch" in sys.modules, config.TORCH_VERSION != "N/A"
+    try:
+        yield
+    finally:
+        config.TORCH_AVAILABLE = here
 
 
 @cache

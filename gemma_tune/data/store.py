@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from gemma_tune.errors import DataError
 
 VERSION = 1  # of what is written; another one is not read
 CACHE_BYTES = 20_000_000_000
+DRAFT_SECONDS = 24 * 3600  # after which an unfinished folder belongs to nobody
 FILES = ("rows.jsonl", "facts.bin", "sketches.bin", "ends.bin", "rejected.jsonl")
 META = "meta.json"
 
@@ -163,12 +164,23 @@ def cached(name: str, write: Callable[[Path], None]) -> Path:
         with _told(root):
             draft.mkdir(parents=True)
             write(draft)
-            if not (folder / META).is_file():
-                draft.replace(folder)
+            _appear(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    _forget_oldest(root, folder)
+    with suppress(FileNotFoundError):  # another process forgets at the same time
+        _forget_drafts(root)
+        _forget_oldest(root, folder)
     return folder
+
+
+def _appear(draft: Path, folder: Path) -> None:
+    """Another process may have been faster, or was ended while it forgot the folder."""
+    try:
+        draft.replace(folder)
+    except OSError:
+        if not (folder / META).is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            draft.replace(folder)
 
 
 @contextmanager
@@ -180,6 +192,14 @@ def _told(root: Path) -> Iterator[None]:
             str(root), error.strerror or error, "The prepared rows cannot be written to this disk.",
             "Free some space there, or set GEMMA_TUNE_HOME to a folder that can be written.",
         ) from None  # fmt: skip
+
+
+def _forget_drafts(root: Path) -> None:
+    """What processes left that were killed: nothing was written there for a day."""
+    for draft in root.glob(".*"):
+        last = max(path.stat().st_mtime for path in (draft, *draft.glob("*")))
+        if time.time() - last > DRAFT_SECONDS:
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 def _forget_oldest(root: Path, but: Path) -> None:

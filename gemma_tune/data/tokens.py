@@ -146,8 +146,8 @@ def _odd(chat: ChatTokenizer, row: Row, ids: list[int], spans: list[tuple[int, i
     found = 0
     if chat.bos_id is not None and (ids[0] != chat.bos_id or chat.bos_id in ids[1:]):
         found |= NO_SINGLE_BOS
-    if not row.text and any(
-        chat.end_of_turn_id not in ids[max(start, end - 2) : end] for start, end in spans
-    ):
-        found |= NO_TURN_END
+    learned = [turn for turn in row.messages[row.prompt_turns :] if turn["role"] == "assistant"]
+    for turn, (start, end) in zip(learned, spans, strict=False):  # a single span where all is learned
+        if "tool_calls" not in turn and chat.end_of_turn_id not in ids[max(start, end - 2) : end]:
+            found |= NO_TURN_END  # a call ends otherwise: it hands over to the function
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from pathlib import Path
 from threading import Event, Lock, Thread
 
 from gemma_tune import data
@@ -95,6 +96,15 @@ def report_for(config: RunConfig, token: str | None, watch: data.Watch = data.un
 def _key(config: RunConfig) -> str:
     """Equal where a report would be: names, adapters and evaluation do not matter to it."""
     unset = RunConfig()
-    return config.model_copy(
-        update={"output": unset.output, "method": unset.method, "eval": unset.eval}
-    ).digest()
+    alike = config.model_copy(update={"output": unset.output, "method": unset.method, "eval": unset.eval})
+    named = [config.data.source, config.data.validation_source, *(one.source for one in config.data.mix)]
+    return alike.digest() + "".join(map(_stamp, named))
+
+
+def _stamp(source: str) -> str:
+    """Changes where a file or folder on this disk does."""
+    path = Path(source)
+    if not source or ":" in source or not path.exists():
+        return ""
+    inside = list(path.iterdir()) if path.is_dir() else []
+    return str([(one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in (path, *inside)])

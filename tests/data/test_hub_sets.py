@@ -53,6 +53,7 @@ for call in json.loads(sys.argv[1]):
     except GemmaTuneError as error:
         found = {"kind": type(error).__name__, **error.faults[0].as_dict(), "seconds": time.monotonic() - begun}
     print(json.dumps(found))
+print(json.dumps("torch" in sys.modules))
 """
 
 
@@ -169,7 +170,7 @@ def found(hub, tmp_path_factory):
         env=variables, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return dict(zip(CALLS, map(json.loads, done.stdout.splitlines()), strict=True))
+    return dict(zip([*CALLS, "torch"], map(json.loads, done.stdout.splitlines()), strict=True))
 
 
 def test_a_set_is_read_by_subset_and_split_and_refused_with_what_there_is(found):
@@ -211,6 +212,10 @@ def test_a_look_at_the_first_rows_requests_the_beginning_of_the_file_only(found,
         rows, repo = found[kind]["rows"], f"datasets/me/long-{kind}"
         assert len(rows) == 20 and len(rows[0][1]["text"]) == 200
         assert 0 < hub.sent[f"{repo}/{name}"] < 7_000_000 < len(hub.repos[repo]["files"][name])
+
+
+def test_no_set_brings_torch_into_the_process(found):
+    assert found["torch"] is False
 
 
 def test_pictures_and_sound_are_left_out_undecoded_so_that_the_text_can_be_used(found):

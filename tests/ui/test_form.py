@@ -34,7 +34,12 @@ def test_a_configuration_survives_the_way_into_the_form_and_back(tab):
         {
             "method": {"type": "full"},
             "train": {"learning_rate": 1e-5, "seed": 7},
-            "data": {"columns": {"prompt": "q", "completion": "a"}, "source": "hub:x/y"},
+            "data": {
+                "columns": {"prompt": "q", "completion": "a"},
+                "source": "hub:x/y",
+                "fixes": ["strip"],
+                "mix": [{"source": "a.json", "weight": 2.0, "columns": {"text": "t"}}],
+            },
             "advanced": {"sft": {"adam_beta2": 0.95}},
         }
     )

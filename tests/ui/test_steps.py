@@ -1,58 +1,59 @@
 import gradio as gr
 import pytest
 
-from gemma_tune.config import RunConfig
+from gemma_tune import hub, hub_access
+from gemma_tune.errors import AccessError
 from gemma_tune.ui import setup, steps
+from gemma_tune.ui.form import SetUp
 
 
 @pytest.fixture(scope="module")
-def tab() -> setup.SetUp:
+def tab() -> SetUp:
     with gr.Blocks():
         return setup.build()
 
 
-def check(tab: setup.SetUp, source: str, **changes) -> list:
-    """What the data step shows for a source; one value per component, always."""
-    known = {"model.id": "pocket", "data.source": source, **changes}
-    raw = [known.get(name, widget.value) for name, widget in tab.form.widgets.items()]
-    shown = steps._check_data(tab, (*raw, ""))
-    assert len(shown) == len(steps._data_outputs(tab))
-    return shown
+def values(tab: SetUp, **changes) -> tuple:
+    return (*(changes.get(name, widget.value) for name, widget in tab.form.widgets.items()), "")
+
+
+def test_a_gated_model_says_what_is_missing_and_stays_on_its_step(tab, monkeypatch):
+    def refuse(*_):
+        raise AccessError.at("m", "no token", "The repository is gated.", "Accept the licence.")
+
+    asked = [hub_access.Check("token", "no", "Make a token.", "https://huggingface.co/settings/tokens")]
+    monkeypatch.setattr(hub, "inspect_model", refuse)
+    monkeypatch.setattr(hub_access, "access", lambda *_: asked)
+    _, faults, access = steps._leave_model(tab, values(tab, **{"model.id": "google/gemma-3-1b-it"}))
+    assert "gated" in faults and "Make a token." in access
+
+
+def test_a_model_on_this_machine_needs_no_token():
+    assert "No token needed" in steps._ask_access("pocket", "")
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "words"),
+    ("source", "kind"),
     [
-        ("empty.jsonl", b"", "empty"),
-        ("cut.json", b'[{"prompt": "a"', "line 1"),
-        ("object.json", b'{"data": [{"prompt": "a"}]}', "data"),
-        ("columns.csv", b"a,b\n1,2\n", "column"),
-        ("few.jsonl", b'{"prompt": "a", "completion": "b"}\n', "batch"),
+        ("example:pocket-json", "example"),
+        ("hub:me/set", "hub"),
+        ("tfds:set/en", "tfds"),
+        ("", "upload"),
+        ("/data/rows", "folder"),
     ],
 )
-def test_a_bad_file_is_said_in_the_summary(tab, tmp_path, monkeypatch, name, content, words):
-    monkeypatch.setenv("GEMMA_TUNE_ROOTS", str(tmp_path))
-    (tmp_path / name).write_bytes(content)
-    summary = check(tab, str(tmp_path / name))[0]
-    assert "gt-bad" in summary and words in summary
+def test_a_source_is_shown_under_the_way_it_was_chosen(source, kind):
+    assert steps._kind_of(source) == kind
 
 
-def test_a_path_outside_the_roots_a_wrong_setting_and_no_data_are_said(tab):
-    assert "outside the folders" in check(tab, "/etc/passwd")[0]
-    assert "at most 0.1" in check(tab, "example:pocket-json", **{"train.learning_rate": 50})[0]
-    assert "No data yet" in check(tab, "")[0]
+def test_an_uploaded_file_is_shown_under_uploads(tmp_path, monkeypatch):
+    monkeypatch.setenv("GEMMA_TUNE_HOME", str(tmp_path))
+    assert steps._kind_of(str(tmp_path / "uploads" / "a.json")) == "upload"
 
 
-def test_unknown_columns_are_shown_so_that_they_can_be_mapped(tab, tmp_path, monkeypatch):
-    monkeypatch.setenv("GEMMA_TUNE_ROOTS", str(tmp_path))
-    rows = "frage,antwort\n" + "".join(f"f{n},a{n}\n" for n in range(40))
-    (tmp_path / "de.csv").write_text(rows)
-    shown = check(tab, str(tmp_path / "de.csv"))
-    assert "frage" in shown[4] and shown[-1]["choices"] == ["", "frage", "antwort"]
-    mapped = {"data.columns.prompt": "frage", "data.columns.completion": "antwort"}
-    assert "gt-bad" not in check(tab, str(tmp_path / "de.csv"), **mapped)[0]
-
-
-def test_good_data_are_shown_with_the_first_row_as_the_model_sees_it(tab):
-    shown = check(tab, RunConfig().data.source)
-    assert "560" in shown[0] and "gt-learned" in shown[3]
+def test_the_helpers_match_their_outputs(tab):
+    mixed = [{"source": "hub:me/set", "format": "auto", "columns": {}, "weight": 1.0}]
+    shown = steps.helpers("pocket", "tfds:set", "lora", mixed)
+    assert len(shown) == len(steps.helper_outputs(tab))
+    by_name = dict(zip([part.elem_id for part in steps.helper_outputs(tab)], shown, strict=True))
+    assert by_name["remote-id"] == "set" and "me/set" in by_name["data-mix"]

@@ -7,7 +7,6 @@ EVIL = "<img src=x onerror=alert(1)>`${alert(1)}`"
 
 def test_text_from_data_models_and_faults_is_inert():
     pages = [
-        views.rendered([(EVIL, "prompt"), (EVIL, "learned")], 1),
         views.fault_list([Fault(EVIL, EVIL, EVIL, EVIL)]),
         views.notice("bad", EVIL, EVIL),
         views.facts([(EVIL, EVIL)]),
@@ -15,12 +14,6 @@ def test_text_from_data_models_and_faults_is_inert():
     ]
     for page in pages:
         assert "<img" not in page
-
-
-def test_control_tokens_and_learned_tokens_are_marked():
-    page = views.rendered([("<bos><start_of_turn>user\nHi", "prompt"), ("Yes.<end_of_turn>", "learned")], 3)
-    assert '<span class="gt-control">&lt;start_of_turn&gt;</span>' in page
-    assert '<span class="gt-learned">Yes.<span class="gt-control">&lt;end_of_turn&gt;' in page
 
 
 def test_numbers_read_as_people_say_them():
@@ -36,12 +29,6 @@ def test_a_gated_model_shows_its_page_as_a_link_and_a_local_one_no_gate():
 
 def test_a_link_is_made_only_of_the_hub_and_googles_terms():
     assert "<a " not in views.fault_list([Fault("x", "", "r", "See https://evil.example/x.")])
-
-
-def test_the_histogram_counts_every_row_and_marks_what_is_cut():
-    page = views.lengths([10, 20, 500], 256)
-    assert page.count("gt-over") >= 1 and "500 tokens" in page
-    assert "No rows yet" in views.lengths([], 256)
 
 
 def test_a_source_is_named_without_our_fingerprint():

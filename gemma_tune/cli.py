@@ -151,7 +151,7 @@ def _print_report(report) -> None:
     for fixes, count in report.fixable.items():
         print(f"  {count:,} of them can be mended: data.fixes=[{fixes.replace(' + ', ',')}]")
     for finding in report.findings:
-        count = f"{finding.count:,} rows: " if finding.count else ""
+        count = f"{finding.count:,} {'row' if finding.count == 1 else 'rows'}: " if finding.count else ""
         rows = ", ".join(f"{one.file} {one.number}".strip() for one in finding.examples[:ROWS_NAMED])
         print(
             f"{'!' if finding.tone == 'warm' else '·'} {finding.title}: {count}{finding.words}{f' Rows {rows}.' if rows else ''}"

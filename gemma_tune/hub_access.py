@@ -195,6 +195,9 @@ def _ask(path: str, token: str):
         headers=build_hf_headers(token=token or False),
         timeout=hub.TIMEOUT_SECONDS,
     )
+    marks = {"X-Error-Message", "X-Error-Code"} & {name.title() for name in response.headers}
+    if response.status_code == 403 and not marks:
+        raise _stranger(response)
     hf_raise_for_status(response)
     return response
 
@@ -203,5 +206,10 @@ def _facts(answer, key: str) -> dict:
     """The object of an answer; one without this key is not from the Hub."""
     facts = answer.json()
     if not isinstance(facts, dict) or key not in facts:
-        raise json.JSONDecodeError("not an answer of the Hub", answer.text[:80], 0)
+        raise _stranger(answer)
     return facts
+
+
+def _stranger(answer) -> Exception:
+    """For an answer of a proxy or of the login page of a network; `hub_error` knows it by this type."""
+    return json.JSONDecodeError("not an answer of the Hub", answer.text[:80], 0)

@@ -296,6 +296,32 @@ def test_a_server_that_stalls_is_given_up(fake, monkeypatch):
     assert time.monotonic() - begun < 2.5
 
 
+@pytest.mark.parametrize(
+    ("trouble", "rule", "told"),
+    [
+        ({"stall_at": 1}, "cannot be reached", "timed out"),
+        ({"break_at": 1}, "cannot be reached", "closed connection"),
+        ({"file_status": 429, "retry_after": 33}, "too many requests", "33 seconds"),
+        ({"file_status": 503}, "trouble answering", "503"),
+    ],
+)
+def test_a_download_that_stalls_breaks_off_or_is_refused_is_told(fake, monkeypatch, trouble, rule, told):
+    from huggingface_hub import constants, file_download
+
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
+    monkeypatch.setattr(file_download.time, "sleep", lambda _: None)  # between the tries of the library
+    fake.add("models/me/gemma", model_files(), **trouble)
+    for call in (hub.inspect_model, hub.tokenizer_folder):
+        fault = fault_of(ModelError, "me/gemma", call=call)
+        assert rule in fault.rule and told in str(fault)
+
+
+def test_a_private_model_needs_the_token_of_its_account(fake):
+    fake.add("models/me/gemma", model_files(), private=True)
+    assert "or it is private" in fault_of(ModelError, "me/gemma").rule
+    assert hub.inspect_model("me/gemma", "main", VALID_TOKEN).parameters is None
+
+
 def test_offline_forbids_every_request(fake, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for call in (hub.inspect_model, hub.tokenizer_folder):

@@ -22,6 +22,10 @@ LANGUAGE_CHARACTERS = 400
 LANGUAGE_LEAST_CHARACTERS = 40  # shorter texts are anybody's guess
 MIXED_SHARE = 0.02
 LENGTH_BIAS = 1.5
+LONG_FACTOR, LONG_CHARACTERS = (
+    10,
+    4_000,
+)  # a row is very long from so many times the median and so many characters
 LABEL_BALANCE = 0.2
 
 
@@ -62,6 +66,7 @@ def findings_of(prepared: Prepared) -> list[Finding]:
         *_leaks(prepared),
         *_odd_texts(store),
         *_copies(store),
+        *_long_rows(store),
         *_pairs(store),
         *_labels(store, prepared.unused),
         *_scripts(store),
@@ -83,6 +88,15 @@ def _odd_texts(store: Store) -> Iterator[Finding]:
         if len(rows):
             serious = flag not in (noted.HTML, noted.SHORT)
             yield Finding(title, len(rows), words, "warm" if serious else "plain", _named(store, rows, flag))
+
+
+def _long_rows(store: Store) -> Iterator[Finding]:
+    """Rows that are far longer than the others, most often whole documents or a broken export."""
+    sizes = store.facts["prompt_characters"].astype(np.int64) + store.facts["answer_characters"]
+    rows = np.flatnonzero(sizes > max(LONG_CHARACTERS, LONG_FACTOR * int(np.median(sizes))))
+    if len(rows):
+        words = f"The longest has {sizes.max():,} characters, the middle one {int(np.median(sizes)):,}. Look whether they are what they should be."
+        yield Finding("Very long rows", len(rows), words, "plain", _named(store, rows))
 
 
 def _copies(store: Store) -> Iterator[Finding]:

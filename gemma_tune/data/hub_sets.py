@@ -26,9 +26,7 @@ HUB = "hub:"
 BATCH_ROWS = 1000
 STREAM_BLOCK_BYTES = 1 << 20  # what is read ahead; fsspec's own 5 MB make a look at the first rows slow
 SILENCE_SECONDS = 10.0  # without a byte; HF_HUB_DOWNLOAD_TIMEOUT sets another
-PROGRESS_BYTES = (
-    16 << 20
-)  # between two failures, so that a third try is due; huggingface_hub keeps 10 MB at a time
+PROGRESS_BYTES = 16 << 20  # between two failures makes a third try worth it; a download keeps 10 MB at a time
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SPLIT = re.compile(r"([^\[\]]*)(?:\[(-?\d+)?(%)?:(-?\d+)?(%)?\])?")
 _DATA = re.compile(r"\.(parquet|arrow|jsonl?|ndjson|csv|tsv|txt|tar|gz|bz2|xz|zst|zip)$")
@@ -140,19 +138,13 @@ def _built(chosen: _Chosen):
                 features = builder.as_streaming_dataset(split=chosen.split).features
         media = [name for name, feature in (features or {}).items() if _is_media(feature)]
         columns = [name for name in features or {} if name not in media]
-        if (
-            media and columns and hasattr(builder.config, "columns")
-        ):  # of Parquet: no picture is even requested
-            builder = chosen.builder(columns=columns)
+        if media and columns and _kind(builder) == "parquet":
+            builder = chosen.builder(columns=columns)  # so that no picture is even requested
     except _failures() as error:
         raise hub.hub_error(error, chosen.where, chosen.repo, "dataset") from None
     if media and not columns:
-        raise DataError.at(
-            chosen.where,
-            ", ".join(media),
-            "The set holds media only, and no text.",
-            "Choose a set with text.",
-        )
+        rule = "The set holds media only, and no text."
+        raise DataError.at(chosen.where, ", ".join(media), rule, "Choose a set with text.")
     return builder, columns, media
 
 
@@ -171,6 +163,8 @@ def _records(chosen: _Chosen, builder, part: _Part, kept: list[str], streaming: 
         for records in values_in_chunks(_rows(data), size=BATCH_ROWS):
             empty = False
             yield records
+    except StopIteration:  # what `datasets` raises for JSON without a row
+        pass
     except _failures() as error:
         raise hub.hub_error(error, chosen.where, chosen.repo, "dataset") from None
     if empty:
@@ -236,9 +230,8 @@ def _choices(repo: str, commit: str, token: str | None) -> dict[str, list[str]]:
         module = dataset_module_factory(_path(repo), revision=commit, download_config=config)
     except _failures() as error:
         if error.__suppress_context__ and isinstance(error.__context__, FileNotFoundError):
-            error.__context__ = (
-                error.__context__.__context__
-            )  # says only that the cache does not have it either
+            # It says only that the cache does not have the set either, and would hide the failure itself.
+            error.__context__ = error.__context__.__context__
         raise hub.hub_error(error, f"{HUB}{repo}", repo, "dataset") from None
     configs = module.builder_configs_parameters.builder_configs
     return {config.name: [str(split) for split in config.data_files] for config in configs}
@@ -314,22 +307,6 @@ def _inspect(repo: str, token: str | None) -> str:
     return commit
 
 
-# ── patience ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-_failed_at: dict[str, float] = {}  # address → when a request to it failed last, on time.monotonic's clock
-
-
-@contextmanager
-def _without_torch() -> Iterator[None]:
-    """Where torch is not loaded yet, a stream is made without it: the app never holds torch."""
-    config = _datasets().config
-    config.TORCH_AVAILABLE, here = "torch" in sys.modules, config.TORCH_VERSION != "N/A"
-    try:
-        yield
-    finally:
-        config.TORCH_AVAILABLE = here
-
-
 @cache
 def _datasets():
     """The library, with its patience taken: twenty tries with 5 to 60 seconds between, around those of huggingface_hub.
@@ -343,6 +320,22 @@ def _datasets():
     datasets.config.STREAMING_READ_SERVER_UNAVAILABLE_RETRY_INTERVAL = 0
     datasets.config.STREAMING_READ_RATE_LIMIT_RETRY_INTERVAL = 0
     return datasets
+
+
+@contextmanager
+def _without_torch() -> Iterator[None]:
+    """Where torch is not loaded yet, a stream is made without it: the app never holds torch."""
+    config = _datasets().config
+    config.TORCH_AVAILABLE, here = "torch" in sys.modules, config.TORCH_VERSION != "N/A"
+    try:
+        yield
+    finally:
+        config.TORCH_AVAILABLE = here
+
+
+# ── patience ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_failed_at: dict[str, float] = {}  # address → when a request to it failed last, on time.monotonic's clock
 
 
 @cache

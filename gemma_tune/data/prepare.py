@@ -75,14 +75,14 @@ def gather(config: RunConfig, token: str | None = None, watch: Watch = unwatched
     train, validation = train[good[train]], validation[good[validation]]
     if unused and not len(train):
         faults.append(
-            Fault(parts[0].opened.name, f"{unused:,} rows", "Every answer is labelled as bad, so there is nothing to learn.",
+            Fault(_name_of(parts), f"{unused:,} rows", "Every answer is labelled as bad, so there is nothing to learn.",
                   "Check the label column, or map another one (data.columns.label).")
         )  # fmt: skip
     else:
         faults += _nothing_left(store, parts) or _all_held_back(train, store, config)
     if len(train):
         train = weighted(train, store.facts, [part.weight for part in parts], config.data.split_seed)
-        faults += _too_few(len(train), parts[0].opened.name, config)
+        faults += _too_few(len(train), _name_of(parts), config)
     return Prepared(store, parts, train, validation, unused, faults, warnings)
 
 
@@ -201,6 +201,12 @@ def _too_few(rows: int, where: str, config: RunConfig) -> list[Fault]:
             f"Add rows, or set train.per_device_train_batch_size to {rows} or less.",
         )
     ]  # fmt: skip
+
+
+def _name_of(parts: list[Part]) -> str:
+    """Of all that is learned from."""
+    first, *others = [part.opened.name for part in parts if not part.held_back]
+    return f"{first} and {len(others)} other{'s' if len(others) > 1 else ''}" if others else first
 
 
 def _shown_source(part: Part) -> str:

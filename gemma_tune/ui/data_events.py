@@ -342,7 +342,8 @@ def _rendered(config: RunConfig, row: data.Row, token: str | None, *, ids: bool 
         chat = data.ChatTokenizer.from_folder(
             hub.tokenizer_folder(config.model.id, config.model.revision, token)
         )
-        shown = data_views.rendered(chat.pieces(row, limit, answers_only), row.number, row.file, ids=ids)
+        pieces = chat.pieces(row, limit, answers_only)
+        shown = data_views.rendered(pieces, row.number, row.file, ids=ids, label=row.label)
         if row.rejected_messages is None:
             return shown
         other = data.Row(row.number, [*row.messages[: row.prompt_turns], *row.rejected_messages], prompt_turns=row.prompt_turns, tools=row.tools)  # fmt: skip

@@ -21,6 +21,11 @@ CONTROL = re.compile(r"(<[a-z_]+>|<\|?[a-z_]+\|?>)")
 HISTOGRAM_BARS = 40
 EXAMPLES_SHOWN = 12
 SOURCES_NAMED = 4
+LABELS = {
+    None: "",
+    True: '<span class="gt-pill gt-good">labelled good</span>',
+    False: '<span class="gt-pill gt-bad">labelled bad, not learned by supervised training</span>',
+}
 SURE_FROM = 0.85  # below it the page asks to look at the rows
 LEARNED_OF = {
     "preference": " The chosen answers are learned; the rejected ones are kept but not used by supervised training.",
@@ -137,14 +142,18 @@ def access(checks: Sequence[Check]) -> str:
 
 # ---- one row -------------------------------------------------------------------------------------------------------
 def rendered(
-    pieces: Sequence[Piece], number: int, file: str = "", *, ids: bool = False, title: str = ""
+    pieces: Sequence[Piece],
+    number: int,
+    file: str = "",
+    *,
+    ids: bool = False,
+    title: str = "",
+    label: bool | None = None,
 ) -> str:
     """One row as the model reads it: control tokens, learned tokens and the cut marked; with the ids where asked for."""
     show = _with_ids if ids else _as_text
     body = "".join(f'<span class="gt-{piece.kind}">{show(piece)}</span>' for piece in pieces)
-    heading = (
-        f'<div class="gt-cardhead"><h3>{escape(title or row_label(number, file))}</h3>{_counts(pieces)}</div>'
-    )
+    heading = f'<div class="gt-cardhead"><h3>{escape(title or row_label(number, file))}</h3>{LABELS[label]}{_counts(pieces)}</div>'
     return (
         f'<div class="gt-card">{heading}{LEGEND}'
         f'<div class="gt-see{" gt-ids" if ids else ""}" data-row="{number}">{body}</div></div>'

@@ -58,10 +58,7 @@ def sft_config(config: RunConfig, output_dir: Path, *, has_validation: bool) -> 
         "bf16": train.bf16 == "on" or (train.bf16 == "auto" and modeling.computes_bfloat16()),
         "neftune_noise_alpha": train.neftune_noise_alpha or None,
         "seed": train.seed,
-        # The rows come already cut; padding without packing refuses to check that again.
-        "max_length": None
-        if advanced.get("padding_free") and not advanced.get("packing")
-        else train.max_length,
+        "max_length": train.max_length if advanced.get("packing") else None,  # the rows come already cut
         "logging_steps": train.logging_steps,
         "logging_nan_inf_filter": False,  # it would show the last good loss in place of NaN
         "eval_strategy": "steps" if evaluates else "no",

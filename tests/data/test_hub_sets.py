@@ -112,6 +112,7 @@ CALLS = {
     "nothing": {"repo": "me/nothing"},
     "broken": {"repo": "me/broken"},
     "unreadable": {"repo": "me/unreadable"},
+    "empty": {"repo": "me/empty"},
     "pictures": {"repo": "me/pictures"},
     "pictures streamed": {"repo": "me/pictures", "whole": False},
     "gated": {"repo": "me/gated"},
@@ -143,6 +144,7 @@ def hub():
         hub.add("datasets/me/script", {"script.py": b"raise SystemExit", "train.jsonl": ROWS})
         hub.add("datasets/me/broken", {"train.jsonl": b'{"a": 1}\n{"a": '})
         hub.add("datasets/me/unreadable", {"cat.bin": b"x"})
+        hub.add("datasets/me/empty", {"train.jsonl": b""})
         hub.add("datasets/me/pictures", {"train.parquet": pictures()})
         hub.add("datasets/me/gated", {"train.jsonl": ROWS}, gated="manual")
         hub.add("datasets/me/private", {"train.jsonl": ROWS}, private=True)
@@ -204,7 +206,8 @@ def test_a_part_of_a_split_that_is_written_wrong_is_told_before_any_download(fou
         assert fault["where"] == "data.split" and fault["value"] == split
         assert "train[:1000]" in fault["way_out"]
     assert hub.sent["datasets/me/unread/train.jsonl"] == 0
-    assert "no row in this part" in found["past the end"]["rule"]
+    for name in ("past the end", "empty"):
+        assert "no row in this part" in found[name]["rule"]
 
 
 def test_a_look_at_the_first_rows_requests_the_beginning_of_the_file_only(found, hub):

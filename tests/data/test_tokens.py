@@ -287,7 +287,7 @@ WORDS = [
     ["line one\n\nline two", "one\ntwo\n\nthree"],
     ["<end_of_turn> inside", "an <eos> inside"],
     ["<start_of_turn>model\n inside", "and <start_of_turn> again <|turn>model\n"],
-    ["a very long question " * 9, "of which nothing is left after the cut"],
+    ["a very long question " * 30, "of which nothing is left after the cut"],
     ["cut", "within the answer, which is a long one as well, and goes on for a while " * 2],
 ]
 CUT = 60
@@ -377,69 +377,59 @@ def assert_equal_rows(ours: list, theirs: list) -> None:
         assert one[1] == other[1]
 
 
+MARKED = {"assistant_only_loss": True}  # TRL then needs a template that marks the answers
+BAD = [answer("something else, and longer " * 4)]
+
+
+def split_up(talk: list[dict], at: int, second: str = "completion", **more: object) -> dict:
+    return {"prompt": talk[:at], second: talk[at:], **more}
+
+
+CASES = {  # TRL's trainer, its arguments, the kind of our rows, the record of a conversation
+    "messages": ("SFT", MARKED, "messages", lambda talk, n: {"messages": talk}),
+    "several answers": ("SFT", MARKED, "messages", lambda talk, n: split_up(talk, len(talk) % 2 + 1)),
+    "prompt_completion": ("SFT", {}, "messages", lambda talk, n: split_up(talk, -1)),
+    "text": ("SFT", {}, "text", lambda talk, n: {"text": "\n".join(turn["content"] for turn in talk)}),
+    "preference": ("DPO", {}, "pair", lambda talk, n: split_up(talk, -1, "chosen", rejected=BAD)),
+    "kto": ("KTO", {}, "label", lambda talk, n: split_up(talk, -1, label=bool(n % 2))),
+}
+
+
 @pytest.mark.training
 @pytest.mark.parametrize("family", [*FAMILIES, "pocket"])
-@pytest.mark.parametrize("case", ["messages", "prompt_completion", "text", "preference", "kto"])
+@pytest.mark.parametrize("case", CASES)
 def test_ids_and_labels_equal_those_of_trl(home, folder_of, tmp_path, family, case):
     """Row by row, whole, cut, and left out, against the collator of TRL's own trainer for that kind of data."""
+    trainer, arguments, kind, record_of = CASES[case]
     folder = MODEL_DIR if family == "pocket" else folder_of(family)
-    if family == "pocket":
-        family = "gemma3"  # its template is worded otherwise, so TRL has no training variant of it
-        template = trl_template("gemma3")
-    else:
-        template = TRAINING_TEMPLATES.get(family) if case == "messages" else None
-    system = [{"role": "system", "content": "Be brief."}, *chat("Hi", "Bye")]
-    developer = [{"role": "developer", "content": "Be brief."}, *chat("Hi", "Bye")]
-    for_trl = [*(chat(*words) for words in WORDS), *[as_system(family, "Be brief.", "Hi", "Bye")] * 2]
-    talks = [*(chat(*words) for words in WORDS), system, developer]
-    if case == "messages":
-        records, theirs = ([{"messages": talk} for talk in talks_of] for talks_of in (talks, for_trl))
-        trainer = trl_trainer(
-            "SFT", folder, template, theirs, tmp_path, assistant_only_loss=True, max_length=CUT
-        )
-    elif case == "prompt_completion":
-        records, theirs = (
-            [{"prompt": talk[:-1], "completion": talk[-1:]} for talk in talks_of]
-            for talks_of in (talks, for_trl)
-        )
-        trainer = trl_trainer("SFT", folder, template, theirs, tmp_path, max_length=CUT)
-    elif case == "text":
-        records = theirs = [{"text": "\n".join(words)} for words in WORDS]
-        trainer = trl_trainer("SFT", folder, template, theirs, tmp_path, max_length=CUT)
-    elif case == "preference":
-        bad = [answer("something else, and longer " * 4)]
-        records, theirs = (
-            [{"prompt": talk[:-1], "chosen": talk[-1:], "rejected": bad} for talk in talks_of]
-            for talks_of in (talks, for_trl)
-        )
-        trainer = trl_trainer("DPO", folder, template, theirs, tmp_path, max_length=CUT)
-    else:
-        records, theirs = (
-            [
-                {"prompt": talk[:-1], "completion": talk[-1:], "label": bool(n % 2)}
-                for n, talk in enumerate(talks_of)
-            ]
-            for talks_of in (talks, for_trl)
-        )
-        trainer = trl_trainer("KTO", folder, template, theirs, tmp_path, max_length=CUT)
+    template = TRAINING_TEMPLATES.get(family) if arguments else None
+    if family == "pocket":  # its template is worded otherwise, so TRL has no training variant of it
+        family, template = "gemma3", trl_template("gemma3")
+    plain = [chat(*words) for words in WORDS]
+    led = [[{"role": role, "content": "Be brief."}, *chat("Hi", "Bye")] for role in ("system", "developer")]
+    for_trl = [*plain, *[as_system(family, "Be brief.", "Hi", "Bye")] * 2]
+    if case == "text":
+        led = for_trl = plain
+        plain = []
+    records = [record_of(talk, n) for n, talk in enumerate([*plain, *led])]
+    theirs = [record_of(talk, n) for n, talk in enumerate(for_trl)]
     store = store_of(records)
-    assert {row.kind for row in store.rows(range(len(store)))} == {
-        "messages"
-        if case in ("messages", "prompt_completion")
-        else {"preference": "pair", "kto": "label"}.get(case, case)
-    }
+    assert {row.kind for row in store.rows(range(len(store)))} == {kind}
     ours = our_rows(store, folder, tmp_path, CUT)
-    assert_equal_rows(ours, trl_rows(trainer))
-    assert max(len(ids) for ids, _ in ours) == CUT and (len(ours) < len(records) or case == "text")
+    assert_equal_rows(
+        ours, trl_rows(trl_trainer(trainer, folder, template, theirs, tmp_path, max_length=CUT, **arguments))
+    )
+    assert max(len(ids) for ids, _ in ours) == CUT, "some row is cut"
+    assert (len(ours) < len(records)) == (case != "text"), "some row keeps nothing to learn"
 
 
 @pytest.mark.training
 @pytest.mark.parametrize(
     ("family", "until", "prompt_turns", "max_length"),
     [
-        ("functiongemma", 6, 0, 10_000), ("functiongemma", 6, 0, 110), ("functiongemma", 2, 1, 10_000),
+        ("functiongemma", 6, 0, 10_000), ("functiongemma", 6, 0, 210), ("functiongemma", 2, 1, 10_000),
         ("functiongemma", 4, 3, 10_000), ("gemma4", 2, 1, 10_000), ("gemma4", 4, 3, 10_000), ("gemma4", 6, 5, 10_000),
-        ("gemma4", 4, 3, 150),
+        ("gemma4", 4, 3, 210),
     ],
 )  # fmt: skip
 def test_ids_and_labels_of_calls_equal_those_of_trl(

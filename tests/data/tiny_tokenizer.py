@@ -9,7 +9,7 @@ import json
 import struct
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, normalizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
 
 TEXT = [
     "Who lives in the red house? A cat lives in the red house.",
@@ -115,6 +115,7 @@ def build_tokenizer(folder: Path, template: str, marks: tuple[str, ...] = GEMMA)
         show_progress=False,
     )
     tokenizer.train_from_iterator([line for text in TEXT for line in text.split("\n")], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing("<bos> $A", special_tokens=[("<bos>", 2)])
     raw = json.loads(tokenizer.to_str())
     raw["added_tokens"] = [token for token in raw["added_tokens"] if token["content"] in control]
     vocabulary = raw["model"]["vocab"]

@@ -126,7 +126,7 @@ def test_the_form_survives_a_refresh_and_marks_faults_at_their_fields(open_page)
 def test_a_bad_file_is_answered_with_its_rows_and_a_good_one_goes_on(open_page, tmp_path):
     page = open_page()
     page.click("#model-next")
-    page.get_by_label("Upload a file").click()
+    page.get_by_label("Upload", exact=True).click()
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a"')
     page.set_input_files("#data-upload input[type=file]", str(bad))
@@ -144,6 +144,7 @@ def test_a_bad_file_is_answered_with_its_rows_and_a_good_one_goes_on(open_page, 
     expect(page.locator("#data-summary")).to_contain_text("41", timeout=PATIENCE)
     page.get_by_role("tab", name="Left out").click()
     expect(page.locator("#data-rejected")).to_contain_text("41")
+    expect(page.locator("#rejected-download")).to_be_visible()
     page.click("#data-next")
     expect(page.locator("#train-learning-rate input")).to_be_visible(timeout=PATIENCE)
 

@@ -81,7 +81,7 @@ def check(config: RunConfig, token: str | None = None, watch: Watch = unwatched)
         "train_rows": len(prepared.train),
         "validation_rows": len(prepared.validation),
         "rejected": rejected,
-        "fixable": dict(Counter(" + ".join(one.fixes) for one in rejected if one.fixes)),
+        "fixable": dict(Counter(" + ".join(one.fixes) for one in store.rejected() if one.fixes)),
         "findings": findings_of(prepared),
     }
     warnings += _set_warnings(prepared, config)

@@ -132,23 +132,24 @@ def _leaks(prepared: Prepared) -> Iterator[Finding]:
             rows = rows[~np.isin(store.facts["identity"][rows], store.facts["identity"][train])]
         if len(rows):
             yield Finding(title, len(rows), words, "warm", _named(store, rows))
-    pairs = near_pairs(store.sketches)
-    is_held = np.zeros(len(store), bool)
-    is_held[held] = True
-    used = is_held.copy()
-    used[train] = True
-    across = (
-        pairs[(is_held[pairs[:, 0]] != is_held[pairs[:, 1]]) & used[pairs].all(axis=1)]
-        if len(pairs)
-        else pairs
-    )
-    across = across[store.facts["identity"][across[:, 0]] != store.facts["identity"][across[:, 1]]]
-    if len(across):
-        rows = np.where(is_held[across[:, 0]], across[:, 0], across[:, 1])
+    like = _first_alike(store)
+    rows = held[np.isin(like[held], like[train])]
+    rows = rows[~np.isin(store.facts["identity"][rows], store.facts["identity"][train])]
+    if len(rows):
         words = "A row with nearly the same words is trained on, so the validation loss will look better than it is."
         yield Finding(
             "Validation rows nearly the same as training rows", len(rows), words, "plain", _named(store, rows)
         )
+
+
+def _first_alike(store: Store) -> np.ndarray:
+    """(n,): of each row the first one that is nearly the same, or nearly the same as one that is; itself where none is."""
+    first = np.arange(len(store))
+    pairs = near_pairs(store.sketches)
+    first[pairs[:, 1]] = pairs[:, 0]
+    while (first[first] != first).any():
+        first = first[first]
+    return first
 
 
 def _pairs(store: Store) -> Iterator[Finding]:

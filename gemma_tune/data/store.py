@@ -29,7 +29,7 @@ from gemma_tune.data.parallel import Watch, in_order
 from gemma_tune.data.rows import Opened, Records, Rejected, Row, Schema
 from gemma_tune.errors import DataError
 
-VERSION = 1  # of what is written; another one is not read
+VERSION = 2  # of what is written; another one is not read
 CACHE_BYTES = 20_000_000_000
 DRAFT_SECONDS = 24 * 3600  # after which an unfinished folder belongs to nobody
 FILES = ("rows.jsonl", "facts.bin", "sketches.bin", "ends.bin", "rejected.jsonl")
@@ -141,6 +141,7 @@ class Store:
             except OSError:
                 shutil.copyfile(self.folder / name, draft)
             draft.replace(folder / name)
+            draft.unlink(missing_ok=True)  # where both were the same file already, it still stands
         return Store(folder)
 
 

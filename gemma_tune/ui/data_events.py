@@ -36,16 +36,11 @@ log = logging.getLogger(__name__)
 Updates = dict[gr.components.Component, Any]
 
 
-def wire(tab: SetUp) -> None:
+def wire(tab: SetUp, picked: list) -> None:
+    """`picked`: events of choosing a source after which it is checked."""
     parts, form = tab.parts, tab.form
     length = form.widgets["train.max_length"]
-    changes = [
-        form.widgets["data.source"].change,
-        form.widgets["data.mix"].change,
-        length.submit,
-        length.blur,
-    ]
-    changes += [
+    changes = [length.submit, length.blur] + [
         widget.input
         for name, widget in form.widgets.items()
         if name.startswith(("data.", MAPPED)) and name not in ("data.source", "data.subset", "data.mix")
@@ -57,6 +52,8 @@ def wire(tab: SetUp) -> None:
         "api_visibility": "private",
     }
     gr.on(changes, check_event(tab), tab.everything, outputs(tab), api_name="recheck", **told)
+    for event in picked:
+        event.then(check_event(tab), tab.everything, outputs(tab), api_name="check_picked", **told)
     parts["check_all"].click(
         check_event(tab, download=True), tab.everything, outputs(tab), api_name="check_all", **told
     )
@@ -298,7 +295,7 @@ def _only_said(tab: SetUp, words: str) -> Updates:
         parts["summary"]: words,
         parts["cancel"]: gr.update(visible=False),
         parts["check_all"]: gr.update(visible=False),
-        parts["views"]: gr.Tabs(visible=False),
+        parts["views"]: gr.Tabs(visible="hidden"),  # still there: a slider that is taken away sends no number
         **{parts[name]: "" for name in ("sees", "read", "lengths", "findings", "fixes", "nothing")},
         parts["rejected"]: gr.update(visible=False, value=None),
         parts["download"]: gr.update(visible=False),

@@ -10,7 +10,7 @@ import gradio as gr
 from gemma_tune import data, hub_access
 from gemma_tune.data.sources import EXAMPLE, HUB, TFDS
 from gemma_tune.errors import GemmaTuneError
-from gemma_tune.ui import data_views, views
+from gemma_tune.ui import data_views
 from gemma_tune.ui.data_step import FIELDS
 from gemma_tune.ui.form import MAPPED, QUIET, SetUp
 from gemma_tune.ui.reading import token_of
@@ -18,49 +18,61 @@ from gemma_tune.ui.reading import token_of
 _NOTHING = {"source": "", "subset": "", "split": "train", "format": "auto", "columns": {}, "weight": 1.0}
 
 
-def wire(tab: SetUp) -> None:
-    _wire_sources(tab)
-    _wire_mix(tab)
+def wire(tab: SetUp) -> list:
+    """Connects the events; gives those after which the data are to be checked, once all that they set has arrived."""
+    return [*_wire_local(tab), *_wire_remote(tab), *_wire_mix(tab)]
 
 
-def _wire_sources(tab: SetUp) -> None:
-    parts, form = tab.parts, tab.form
-    source = form.widgets["data.source"]
-    pick = [parts["kind"], parts["example"], parts["remote_id"], parts["folder"]]
+def _columns(tab: SetUp) -> list:
+    """The widgets that name columns, which mean nothing for other data."""
+    mapped = [tab.form.widgets[MAPPED + name] for name in FIELDS]
+    return [tab.form.widgets["data.format"], tab.form.widgets["data.split_column"], *mapped]
+
+
+def _no_columns() -> list[str]:
+    return ["auto", "", *[""] * len(FIELDS)]
+
+
+def _wire_local(tab: SetUp) -> list:
+    parts = tab.parts
+    source = [tab.form.widgets["data.source"], *_columns(tab)]
+    pick = [parts["kind"], parts["example"], parts["folder"]]
     shown = [
         parts[name]
         for name in ("example", "upload", "remote", "remote_note", "folder_row", "remote_id", "access")
     ]
-    parts["kind"].input(_show_kind, pick, [*shown, source], api_name="data_kind", **QUIET)
-    parts["example"].input(
-        lambda name: f"{EXAMPLE}{name}", parts["example"], source, api_name="choose_example", **QUIET
-    )
-    parts["upload"].upload(
-        _keep_uploads, parts["upload"], source, api_name="upload_data", api_visibility="private"
-    )
-    parts["upload"].clear(lambda: "", None, source, api_name="clear_data", **QUIET)
-    gr.on(
-        [parts["folder"].submit, parts["folder"].blur], lambda path: (path or "").strip(), parts["folder"], source,
-        api_name="choose_folder", **QUIET,
-    )  # fmt: skip
-    found = [
-        source,
-        form.widgets["data.subset"],
-        form.widgets["data.split"],
-        parts["access"],
-        parts["summary"],
-    ]
-    gr.on(
-        [parts["remote_find"].click, parts["remote_id"].submit], _look_up, [parts["kind"], parts["remote_id"], parts["token"]],
-        found, api_name="look_up", api_visibility="private",
-    )  # fmt: skip
-    form.widgets["data.subset"].input(
-        _splits_of, [form.widgets["data.subset"], source, parts["token"]], [source, form.widgets["data.split"]],
-        api_name="splits", **QUIET,
-    )  # fmt: skip
+    return [
+        parts["kind"].input(_show_kind, pick, [*shown, *source], api_name="data_kind", **QUIET),
+        parts["example"].input(
+            lambda name: [f"{EXAMPLE}{name}", *_no_columns()], parts["example"], source, api_name="choose_example", **QUIET
+        ),
+        gr.on(
+            [parts["upload"].upload, parts["upload"].delete], _keep_uploads, parts["upload"], source,
+            api_name="upload_data", api_visibility="private",
+        ),
+        parts["upload"].clear(lambda: ["", *_no_columns()], None, source, api_name="clear_data", **QUIET),
+        parts["folder"].submit(
+            lambda path: [(path or "").strip(), *_no_columns()], parts["folder"], source, api_name="choose_folder", **QUIET
+        ),
+    ]  # fmt: skip
 
 
-def _wire_mix(tab: SetUp) -> None:
+def _wire_remote(tab: SetUp) -> list:
+    parts, form = tab.parts, tab.form
+    source, subset, split = (form.widgets[f"data.{name}"] for name in ("source", "subset", "split"))
+    return [
+        gr.on(
+            [parts["remote_find"].click, parts["remote_id"].submit], _look_up,
+            [parts["kind"], parts["remote_id"], parts["token"]],
+            [source, subset, split, parts["access"], *_columns(tab)], api_name="look_up", api_visibility="private",
+        ),
+        subset.input(
+            _splits_of, [subset, source, parts["token"]], [source, split], api_name="splits", api_visibility="private"
+        ),
+    ]  # fmt: skip
+
+
+def _wire_mix(tab: SetUp) -> list:
     parts, form = tab.parts, tab.form
     names = [
         "data.source",
@@ -72,18 +84,20 @@ def _wire_mix(tab: SetUp) -> None:
     ]
     own = [form.widgets[name] for name in names]
     held = form.widgets["data.mix"]
-    parts["mix_add"].click(
-        _add_to_mix, [held, *own], [held, *own, parts["upload"]], api_name="mix_add", **QUIET
-    )
 
     def act(event: gr.EventData, mixed: list, *current: Any) -> list:
         return _change_mix(str(event.action), int(event.index), mixed, current)
 
-    parts["mix"].mix_action(act, [held, *own], [held, *own], api_name="mix_change", **QUIET)
     held.change(lambda mixed: data_views.mix(mixed or []), held, parts["mix"], api_name="mix_shown", **QUIET)
+    return [
+        parts["mix_add"].click(
+            _add_to_mix, [held, *own], [held, *own, parts["upload"]], api_name="mix_add", **QUIET
+        ),
+        parts["mix"].mix_action(act, [held, *own], [held, *own], api_name="mix_change", **QUIET),
+    ]
 
 
-def _show_kind(kind: str, example: str, remote: str, folder: str) -> list:
+def _show_kind(kind: str, example: str, folder: str) -> list:
     remote_kind = kind in ("hub", "tfds")
     names = {
         "hub": ("Data set on the Hub", "owner/name"),
@@ -100,6 +114,7 @@ def _show_kind(kind: str, example: str, remote: str, folder: str) -> list:
         gr.update(label=label, placeholder=placeholder),
         "",
         source,
+        *_no_columns(),
     ]
 
 
@@ -112,23 +127,25 @@ def _tfds_note() -> str:
     )
 
 
-def _keep_uploads(paths: list[str] | None) -> str:
+def _keep_uploads(paths: list[str] | None) -> list:
     try:
-        return str(data.keep_uploads(paths)) if paths else ""
+        return [str(data.keep_uploads(paths)) if paths else "", *_no_columns()]
     except GemmaTuneError as error:
         raise gr.Error(str(error), title="The upload was not kept", print_exception=False) from None
 
 
 def _look_up(kind: str, name: str, token: str | None) -> list:
-    """Subsets and splits as the repository has them; where it cannot be read, which of token and licence is missing."""
+    """Subsets and splits as the repository has them. Where it cannot be read, which of token and licence is missing;
+
+    the check that follows says the rest.
+    """
     name = name.strip().removeprefix(HUB).removeprefix(TFDS)
-    source = f"{HUB if kind == 'hub' else TFDS}{name}"
+    source = f"{HUB if kind == 'hub' else TFDS}{name}" if name else ""
     try:
-        choices = data.choices_of(source, token_of(token))
-    except GemmaTuneError as error:
+        choices = data.choices_of(source, token_of(token)) if name else {}
+    except GemmaTuneError:
         asked = hub_access.access(name, "dataset", token_of(token)) if kind == "hub" and "/" in name else []
-        faults = views.fault_list(error.faults, "This data set cannot be read")
-        return [gr.skip(), gr.skip(), gr.skip(), data_views.access(asked), faults]
+        return [source, "", "train", data_views.access(asked), *_no_columns()]
     subset = "default" if "default" in choices else next(iter(choices), "")
     splits = choices.get(subset, ["train"])
     if kind == "tfds" and subset and "/" not in name:
@@ -138,7 +155,7 @@ def _look_up(kind: str, name: str, token: str | None) -> list:
         gr.update(choices=list(choices), value=subset),
         gr.update(choices=splits, value=_first_split(splits)),
         "",
-        gr.skip(),
+        *_no_columns(),
     ]
 
 

@@ -79,7 +79,8 @@ class Form:
                 values.setdefault("data", {})[dotted.partition(".")[2]] = value or []
             else:
                 section, name = dotted.split(".")
-                values.setdefault(section, {})[name] = value
+                is_text = field_of(dotted).annotation is str  # an emptied drop-down sends nothing
+                values.setdefault(section, {})[name] = "" if value is None and is_text else value
         return values
 
     def write(self, config: RunConfig) -> list[Any]:

@@ -22,8 +22,7 @@ def wire(tab: SetUp, went: dict[str, Any]) -> None:
     """Connect the events. `went`: the components that show a started run, by the names of `open_run`'s answer."""
     parts, form, everything = tab.parts, tab.form, tab.everything
     _wire_model(tab)
-    data_sources.wire(tab)
-    data_events.wire(tab)
+    data_events.wire(tab, picked=data_sources.wire(tab))
     method_outputs = [*form.inputs, parts["lora_front"]]
     form.widgets["method.type"].input(
         lambda *raw: _recommend(form, raw), form.inputs, method_outputs, api_name="recommend", **QUIET
@@ -71,7 +70,8 @@ def _wire_model(tab: SetUp) -> None:
         api_visibility="private", show_progress="hidden", concurrency_limit=16,
     )  # fmt: skip
     parts["access_ask"].click(
-        _ask_access, [form.widgets["model.id"], parts["token"]], parts["model_access"], api_name="model_access",
+        _ask_access, [form.widgets["model.id"], parts["token"]], [parts["model_access"], parts["model_faults"]],
+        api_name="model_access",
         api_visibility="private",
     )  # fmt: skip
 
@@ -95,11 +95,11 @@ def _leave_model(tab: SetUp, raw: tuple):
     return gr.Walkthrough(selected=setup.DATA), "", ""
 
 
-def _ask_access(model_id: str, token: str | None) -> str:
-    """The three questions of a gated model, before anything is downloaded."""
+def _ask_access(model_id: str, token: str | None) -> tuple[str, str]:
+    """The three questions of a gated model, before anything is downloaded; what was said before is taken off."""
     if not (asked := _access(model_id, token)):
-        return views.notice("good", "No token needed", "This model is on this machine already.")
-    return data_views.access(asked)
+        return views.notice("good", "No token needed", "This model is on this machine already."), ""
+    return data_views.access(asked), ""
 
 
 def _access(model_id: str, token: str | None) -> list[hub_access.Check]:

@@ -16,7 +16,7 @@ def count(number: float | None) -> str:
     if number is None:
         return "unknown"
     for size, letter in ((1e9, " B"), (1e6, " M"), (1e3, " k")):
-        if number >= size:
+        if number >= 0.9995 * size:  # what three digits round up to it
             return f"{number / size:.3g}{letter}"
     return f"{number:,.0f}"
 
@@ -26,7 +26,7 @@ def size(number: float | None) -> str:
     if number is None:
         return "unknown"
     for unit, letters in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if number >= unit:
+        if number >= 0.9995 * unit:
             return f"{number / unit:.3g} {letters}"
     return f"{number:.0f} B"
 

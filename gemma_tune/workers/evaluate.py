@@ -51,15 +51,17 @@ def questions_of(
 ) -> list[Question]:
     """Up to `limit` rows as questions: all but their last turn, which is the answer.
 
-    Left out are too long ones, plain texts, and answers that call a function.
+    Left out are too long ones, plain texts, answers that call a function, and rows that the template refuses.
     """
     questions: list[Question] = []
     for row in rows:
         if len(questions) == limit:
             break
-        *before, last = row.messages or [{"content": ""}]
-        prompt_ids = chat.encode_prompt(before, row.tools) if before and last["content"].strip() else []
-        if prompt_ids and len(prompt_ids) + max_new_tokens <= context_tokens:
+        *before, last = row.messages or [{}]
+        if not before or "tool_calls" in last or chat.encode(row).refusal:
+            continue
+        prompt_ids = chat.encode_prompt(before, row.tools)
+        if len(prompt_ids) + max_new_tokens <= context_tokens:
             questions.append(Question(row.number, before, last["content"], prompt_ids))
     return questions
 

@@ -1,126 +1,191 @@
-import json
-
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemma_tune import config, hub
+from gemma_tune import config
+from gemma_tune.data.facts import FACTS, noted
+from gemma_tune.data.prepare import prepare
 from gemma_tune.data.rows import Row
-from gemma_tune.data.split import gather, prepare, split
-from gemma_tune.errors import DataError
+from gemma_tune.data.split import held_back, mixed, split, wanted_rows, weighted
 
 
-def rows_of(*answers: str) -> list[Row]:
-    return [
-        Row(number, [{"role": "user", "content": "q"}, {"role": "assistant", "content": answer}])
+def facts_of(answers, part: int = 0, held: tuple[int, ...] = ()) -> np.ndarray:
+    """Facts of one-question rows; equal answers are copies."""
+    rows = [
+        Row(
+            number,
+            [{"role": "user", "content": "q"}, {"role": "assistant", "content": answer}],
+            held_back=number in held,
+        )
         for number, answer in enumerate(answers, 1)
     ]
+    return np.array([noted(row, part)[0] for row in rows], FACTS)
 
 
-def configured(source: str, **data):
-    batch = data.pop("batch", 1)
-    return config.parse({"data": {"source": source, **data}, "train": {"per_device_train_batch_size": batch}})
+def data(**values) -> config.DataSection:
+    return config.DataSection(**values)
 
 
+# ---- the split -------------------------------------------------------------------------------------------------------
 def test_the_split_is_the_same_on_every_machine():
-    _, held = split(rows_of(*map(str, range(20))), 0.2, 42)
-    assert [row.number for row in held] == [2, 10, 11, 19]
+    train, held = split(facts_of(map(str, range(20))), data(validation_fraction=0.2))
+    assert held.tolist() == [4, 5, 11, 16]
+    assert train.tolist() == [n for n in range(20) if n not in held]
+    by_number = split(facts_of(map(str, range(20))), data(validation_rows=3, split_seed=7))[1]
+    assert by_number.tolist() == [2, 7, 14]
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(0, 2**31 - 1))
+def test_the_order_is_splitmix64_whatever_the_platform(value, seed):
+    whole = 2**64 - 1
+    state = (value + (seed + 1) * 0x9E3779B97F4A7C15) & whole
+    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & whole
+    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & whole
+    assert mixed(np.array([value], np.uint64), seed).tolist() == [state ^ (state >> 31)]
 
 
 def test_another_seed_splits_otherwise_and_the_order_of_rows_does_not_matter():
-    rows = rows_of(*map(str, range(50)))
-    _, held = split(rows, 0.2, 1)
-    assert {row.number for row in held} != {row.number for row in split(rows, 0.2, 2)[1]}
-    assert {row.number for row in split(rows[::-1], 0.2, 1)[1]} == {row.number for row in held}
+    answers = [f"answer {n}" for n in range(50)]
+    held = {
+        seed: split(facts_of(answers), data(validation_fraction=0.2, split_seed=seed))[1] for seed in (1, 2)
+    }
+    assert len(held[1]) == len(held[2]) == 10 and set(held[1]) != set(held[2])
+    backwards = split(facts_of(answers[::-1]), data(validation_fraction=0.2, split_seed=1))[1]
+    assert {answers[::-1][place] for place in backwards} == {answers[place] for place in held[1]}
 
 
-def test_no_fraction_or_a_single_row_holds_nothing_back():
-    assert split(rows_of("a", "b", "c"), 0, 42)[1] == []
-    assert split(rows_of("a"), 0.5, 42)[1] == []
-    assert split(rows_of("a", "a", "a"), 0.5, 42)[1] == []
-    assert len(split(rows_of("a", "b"), 0.01, 42)[1]) == 1
+def test_rows_that_are_added_move_few_others_to_the_other_side():
+    answers = [f"answer {n}" for n in range(200)]
+    before, after = (
+        {rows[place] for place in split(facts_of(rows), data(validation_rows=20))[1]}
+        for rows in (answers, [*answers, "one more"])
+    )
+    assert len(before - after) <= 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "values", "wanted"),
+    [
+        (10, {}, 1), (100, {}, 10), (10, {"validation_fraction": 0.0}, 0), (1, {"validation_fraction": 0.5}, 0),
+        (0, {}, 0), (2, {"validation_fraction": 0.01}, 1), (3, {"validation_rows": 2}, 2), (3, {"validation_rows": 9}, 2),
+        (100, {"validation_rows": 7, "validation_fraction": 0.5}, 7), (100, {"validation_rows": 7, "validation_fraction": 0}, 7),
+    ],
+)  # fmt: skip
+def test_a_share_or_a_number_is_held_back_and_a_row_is_left_on_each_side(rows, values, wanted):
+    assert wanted_rows(rows, data(**values)) == wanted
+    train, held = split(facts_of(f"answer {n}" for n in range(rows)), data(**values))
+    assert (len(train), len(held)) == (rows - wanted, wanted)
+
+
+def test_rows_that_are_all_copies_are_not_split():
+    train, held = split(facts_of("aaa"), data(validation_fraction=0.5))
+    assert (len(train), len(held)) == (3, 0)
+
+
+def test_a_split_column_or_a_source_of_its_own_decides_where_there_is_one():
+    train, held = split(facts_of("abcdef", held=(2, 5)), data(validation_fraction=0.5))
+    assert (train.tolist(), held.tolist()) == ([0, 2, 3, 5], [1, 4])
 
 
 @given(st.lists(st.sampled_from("abcdefghij"), max_size=40), st.floats(0, 0.5), st.integers(0, 2**31 - 1))
 def test_every_row_is_on_one_side_in_order_and_copies_are_together(answers, fraction, seed):
-    rows = rows_of(*answers)
-    train, held = split(rows, fraction, seed)
-    for side in (train, held):
-        assert [row.number for row in side] == sorted(row.number for row in side)
-    assert sorted(row.number for row in train + held) == [row.number for row in rows]
-    assert not {row.identity() for row in train} & {row.identity() for row in held}
-    assert len(held) <= max(1, round(fraction * len(rows)))
-    assert train or not rows
+    facts = facts_of(answers)
+    train, held = split(facts, data(validation_fraction=fraction, split_seed=seed))
+    assert sorted([*train, *held]) == list(range(len(answers)))
+    assert train.tolist() == sorted(train) and held.tolist() == sorted(held)
+    assert not set(facts["identity"][train]) & set(facts["identity"][held])
+    assert len(held) <= max(1, round(fraction * len(answers)))
+    assert len(train) or not answers
 
 
+@given(st.lists(st.integers(0, 4)), st.integers(0, 20), st.integers(0, 99))
+def test_never_more_is_held_back_than_wanted_and_as_much_as_whole_groups_allow(identity, wanted, seed):
+    values = np.array(identity, np.uint64)
+    found = held_back(values, wanted, seed)
+    assert found.sum() <= wanted
+    if len(set(identity)) > 1:
+        left = [identity.count(value) for value in set(identity) if not found[identity.index(value)]]
+        assert all(size > wanted - found.sum() for size in left)
+
+
+# ---- weights ---------------------------------------------------------------------------------------------------------
+def test_a_weight_says_how_often_a_row_of_a_source_is_learned_per_epoch():
+    facts = np.concatenate([facts_of("abcd"), facts_of("efgh", part=1)])
+    indices = np.arange(8)
+    assert weighted(indices, facts, [1.0, 1.0], 42) is indices
+    assert weighted(indices, facts, [1.0, 2.0], 42).tolist() == [0, 1, 2, 3, 4, 4, 5, 5, 6, 6, 7, 7]
+    for weight, rows in ((0.5, 2), (0.25, 1), (1.5, 6), (3.75, 15)):
+        found = weighted(indices, facts, [weight, 1.0], 42)
+        assert found.tolist() == sorted(found) and (found < 4).sum() == rows and (found >= 4).sum() == 4
+        counts = np.bincount(found[found < 4], minlength=4)
+        assert counts.max() - counts.min() <= 1 and counts.min() == int(weight)
+    assert weighted(indices[:0], facts, [2.0, 0.5], 42).tolist() == []
+
+
+def test_the_rows_that_a_share_takes_are_the_same_on_every_machine():
+    facts = facts_of(map(str, range(20)))
+    assert weighted(np.arange(20), facts, [0.2], 42).tolist() == [3, 9, 11, 16]
+    assert weighted(np.arange(20), facts, [0.2], 43).tolist() != [3, 9, 11, 16]
+
+
+# ---- through a configuration -----------------------------------------------------------------------------------------
 PAIRS = [{"prompt": f"question {n}", "completion": f"answer {n}"} for n in range(20)]
 
 
-def test_prepare_gives_both_sides_and_every_reason(write):
-    rows = [*PAIRS, {"prompt": "no answer", "completion": ""}]
-    prepared = prepare(configured(write("a.jsonl", rows)))
-    assert (len(prepared.train), len(prepared.validation), len(prepared.rejected)) == (18, 2, 1)
-    assert prepared.rejected[0].number == 21 and prepared.schema.format == "prompt_completion"
-    assert prepared.fingerprint == prepared.table.fingerprint and not prepared.faults
+def prepared(source: str, **values):
+    return prepare(
+        config.parse({"data": {"source": source, **values}, "train": {"per_device_train_batch_size": 1}})
+    )
 
 
-def test_a_set_without_a_usable_row_shows_the_first_reasons(write):
-    source = write("a.jsonl", [{"prompt": "x", "completion": ""} for _ in range(9)])
-    with pytest.raises(DataError) as caught:
-        prepare(configured(source))
-    faults = caught.value.faults
-    assert "None of the 9 rows can be used" in faults[0].rule and len(faults) == 4
-    assert faults[1].where == "a.jsonl row 1, completion" and "The answer is empty" in faults[1].rule
-    assert len(gather(configured(source)).rejected) == 9
+def test_the_same_configuration_gives_the_same_split_anywhere(folder, write, monkeypatch):
+    first = prepared(write("a.jsonl", PAIRS), validation_fraction=0.2)
+    assert first.validation.tolist() == [5, 8, 9, 18]
+    (folder / "elsewhere").mkdir()
+    monkeypatch.setenv("GEMMA_TUNE_HOME", str(folder / "elsewhere"))
+    monkeypatch.setenv("GEMMA_TUNE_ROOTS", str(folder))
+    second = prepared(write("b.jsonl", PAIRS), validation_fraction=0.2)
+    assert second.validation.tolist() == first.validation.tolist() and second.fingerprint == first.fingerprint
+    assert second.store.folder != first.store.folder
 
 
-def test_a_set_of_unreadable_lines_shows_the_first_reasons(write):
-    with pytest.raises(DataError, match="None of the 2 rows can be used"):
-        prepare(configured(write("a.jsonl", "{\n{\n")))
+def test_a_column_says_on_which_side_a_row_is(write):
+    rows = [pair | {"where": "dev" if n % 4 == 0 else "train"} for n, pair in enumerate(PAIRS)]
+    found = prepared(write("a.jsonl", rows), split_column="where", validation_fraction=0.5)
+    assert found.validation.tolist() == [0, 4, 8, 12, 16] and len(found.train) == 15
 
 
-def test_a_set_smaller_than_one_batch_is_refused(write):
-    with pytest.raises(DataError) as caught:
-        prepare(configured(write("a.jsonl", PAIRS), batch=19))
-    (fault,) = caught.value.faults
-    assert fault.value == "18 training rows" and "smaller than one batch of 19" in fault.rule
-    assert "per_device_train_batch_size to 18" in fault.way_out
+def test_a_source_of_its_own_is_held_back_whole(write):
+    found = prepared(
+        write("a.jsonl", PAIRS[:15]), validation_source=write("held.json", PAIRS[15:]), validation_rows=9
+    )
+    assert found.train.tolist() == list(range(15)) and found.validation.tolist() == list(range(15, 20))
 
 
-def test_validation_rows_may_come_from_a_source_of_their_own(write):
-    other = [{"prompt": "v", "completion": "w"}, {"prompt": "v", "completion": ""}]
-    source, held = write("a.jsonl", PAIRS), write("held.json", other)
-    prepared = prepare(configured(source, validation_source=held))
-    assert len(prepared.train) == 20 and len(prepared.validation) == 1
-    assert [(one.number, one.side) for one in prepared.rejected] == [(2, "validation")]
-    assert list(prepared.rejected[0].as_dict()) == ["number", "field", "value", "rule", "way_out"]
-    assert prepared.rejected[0].as_dict()["field"] == "validation completion"
-    with pytest.raises(DataError, match="the training rows themselves"):
-        prepare(configured(source, validation_source=source))
-    bad = write("bad.json", [{"prompt": "v", "completion": ""}])
-    with pytest.raises(DataError, match="None of the 1 rows"):
-        prepare(configured(source, validation_source=bad))
+def test_two_sources_are_mixed_with_weights_and_mappings_of_their_own(write):
+    other = [{"frage": f"Frage {n}", "antwort": f"Antwort {n}"} for n in range(10)]
+    mix = {
+        "source": write("b.jsonl", other),
+        "columns": {"prompt": "frage", "completion": "antwort"},
+        "weight": 2,
+    }
+    found = prepared(write("a.jsonl", PAIRS), mix=[mix], weight=0.5, validation_fraction=0)
+    facts = found.store.facts
+    assert [part.schema.columns for part in found.parts] == [
+        {"prompt": "prompt", "completion": "completion"},
+        {"prompt": "frage", "completion": "antwort"},
+    ]
+    parts = facts["part"][found.train]
+    assert ((parts == 0).sum(), (parts == 1).sum()) == (10, 20)
+    assert np.unique(found.train[parts == 0], return_counts=True)[1].tolist() == [1] * 10
+    assert np.unique(found.train[parts == 1], return_counts=True)[1].tolist() == [2] * 10
+    assert [found.store.files[place] for place in np.unique(facts["file"])] == ["a.jsonl", "b.jsonl"]
+    assert found.store.row(20).messages[0]["content"] == "Frage 0"
 
 
-def test_an_example_is_validated_on_its_held_out_rows(tmp_path, monkeypatch):
-    monkeypatch.setattr(hub, "examples_folder", lambda: tmp_path)
-    (tmp_path / "small").mkdir()
-    for name, rows in (("train", PAIRS[:15]), ("held_out", PAIRS[15:])):
-        lines = "\n".join(json.dumps(row) for row in rows)
-        (tmp_path / "small" / f"{name}.jsonl").write_text(lines)
-    prepared = prepare(configured("example:small", split="a Hub split chosen before"))
-    assert (len(prepared.train), len(prepared.validation)) == (15, 5)
-
-
-def test_the_note_on_an_encoding_becomes_a_warning(write):
-    source = write("a.csv", "prompt,completion\nOlá,café\nb,c\nd,e\n".encode("cp1252"))
-    (warning,) = prepare(configured(source)).warnings
-    assert "Windows-1252" in warning.rule
-
-
-def test_a_csv_with_a_missing_column_is_refused_before_any_row_is(write):
-    source = write("a.csv", "instruction,input\nSay hello,\nSay bye,\n")
-    with pytest.raises(
-        DataError, match="a.csv: The column output is missing.*instruction, input.*data.columns.output"
-    ):
-        prepare(configured(source))
+def test_copies_in_two_sources_do_not_straddle_the_split(write):
+    mix = [{"source": write("b.jsonl", PAIRS)}]
+    found = prepared(write("a.jsonl", PAIRS), mix=mix, validation_fraction=0.3)
+    sides = [set(found.store.facts["identity"][side]) for side in (found.train, found.validation)]
+    assert not sides[0] & sides[1] and len(found.validation) == 12

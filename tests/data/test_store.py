@@ -290,6 +290,9 @@ def test_a_run_has_its_own_copy_that_outlives_the_cache(folder):
             "no second copy on the disk"
         )
     expected = contents(found)
+    assert contents(found.copy_to(copy.folder)) == expected and not list(copy.folder.glob(".*")), (
+        "a second time"
+    )
     shutil.rmtree(folder / "cache")
     assert contents(copy) == expected and copy.row(3).number == 4 and len(list(copy.rejected())) == 2
     again = stored([part_of([*PAIRS, *BROKEN])], unwatched).copy_to(folder / "run" / "data")

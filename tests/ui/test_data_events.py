@@ -193,8 +193,16 @@ def test_a_set_that_cannot_be_looked_up_says_which_of_token_and_licence_is_missi
 
     monkeypatch.setattr(data, "choices_of", refuse)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    *_, access, summary = data_sources._look_up("hub", "me/gated", "")
-    assert "gated" in summary and "gt-access" in access
+    source, _, _, access, *_ = data_sources._look_up("hub", "me/gated", "")
+    assert source == "hub:me/gated" and "gt-access" in access  # the check that follows tells the fault
+
+
+def test_other_data_do_not_inherit_the_columns_of_the_last(tab, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("{}")
+    kept, *columns = data_sources._keep_uploads([str(path)])
+    assert kept.endswith("-rows.jsonl") and columns == ["auto", "", *[""] * len(FIELDS)]
+    assert len(columns) == len(data_sources._columns(tab))
 
 
 def test_subset_and_split_are_offered_as_the_repository_has_them(monkeypatch):

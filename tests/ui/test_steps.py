@@ -29,7 +29,7 @@ def test_a_gated_model_says_what_is_missing_and_stays_on_its_step(tab, monkeypat
 
 
 def test_a_model_on_this_machine_needs_no_token():
-    assert "No token needed" in steps._ask_access("pocket", "")
+    assert "No token needed" in steps._ask_access("pocket", "")[0]
 
 
 @pytest.mark.parametrize(

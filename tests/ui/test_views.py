@@ -18,6 +18,7 @@ def test_text_from_data_models_and_faults_is_inert():
 
 def test_numbers_read_as_people_say_them():
     assert [views.count(n) for n in (None, 999, 3.2e6, 27e9)] == ["unknown", "999", "3.2 M", "27 B"]
+    assert [views.count(n) for n in (999_885_952, 999_499_999)] == ["1 B", "999 M"]
     assert [views.size(n) for n in (None, 6_500_000, 54.84e9)] == ["unknown", "6.5 MB", "54.8 GB"]
 
 

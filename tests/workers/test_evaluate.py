@@ -43,6 +43,24 @@ def test_the_last_turn_is_the_answer_and_long_prompts_are_left_out(chat):
     assert "assistant: " in evaluate.shown_prompt(found[0].messages)
 
 
+def test_only_what_can_be_answered_in_words_is_asked(chat):
+    talk = tiny.conversations()[0]
+    call = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
+    calling = [*talk[:1], {"role": "assistant", "content": "Let me see.", "tool_calls": [call]}]
+    given = [
+        Row(1, text="A plain text."),
+        Row(2, calling),
+        Row(3, [*calling, {"role": "tool", "content": "red"}, talk[1]]),
+        Row(4, talk, tools='[{"type": "function", "function": {"name": "f"}}]'),
+        Row(5, talk, rejected_messages=[{"role": "assistant", "content": "no"}], prompt_turns=1),
+        Row(6, talk, prompt_turns=1, label=True),
+    ]
+    found = evaluate.questions_of(given, chat, 9, 256, 32)  # the template has no place for functions
+    assert [(question.row, question.expected) for question in found] == [
+        (n, talk[1]["content"]) for n in (5, 6)
+    ]
+
+
 def test_answers_of_a_padded_batch_are_those_of_each_alone(model, chat):
     mixed_lengths = [
         *rows(),
@@ -56,7 +74,7 @@ def test_answers_of_a_padded_batch_are_those_of_each_alone(model, chat):
 
 
 def test_the_loss_is_the_cross_entropy_of_the_learned_tokens(model, chat):
-    encoded = [chat.encode(row.messages) for row in rows()]
+    encoded = [chat.encode(row) for row in rows()]
     taken = [{"input_ids": one.ids, "labels": one.labels} for one in encoded]
     with torch.no_grad():
         found = evaluate.validation_loss(model, taken, 1, never)

@@ -18,7 +18,7 @@ from trl.chat_template_utils import gemma3_training_chat_template
 
 from gemma_tune.runs.checkpoints import complete_checkpoints
 from gemma_tune.runs.folder import read_json
-from gemma_tune.workers import callbacks, evaluate, train
+from gemma_tune.workers import callbacks, dataset, evaluate, train
 
 from .conftest import ask_to_stop, events_of, losses_of
 
@@ -31,11 +31,13 @@ def work(run, *arguments: str) -> int:
 
 
 @pytest.mark.parametrize("method", [LORA, FULL])
-def test_losses_are_those_of_a_plain_trl_script(make_run, gemma3, tmp_path, method):
+def test_losses_are_those_of_a_plain_trl_script(make_run, gemma3, talks, tmp_path, method):
     run = make_run(method, "train.max_steps=12", "train.learning_rate=0.003", "eval.eval_steps=4")
     assert work(run) == 0
 
-    rows = [json.loads(line) for line in (run.data_dir / "train.jsonl").read_text().splitlines()]
+    kept = dataset.rows_of(run, run.config(), None)
+    given = talks.read_text().splitlines()
+    rows = [json.loads(given[number - 1]) for number in kept.store.facts["number"][kept.train]]
     tokenizer = AutoTokenizer.from_pretrained(gemma3)
     tokenizer.chat_template = gemma3_training_chat_template  # its loss mask is TRL's, not ours
     targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -47,7 +49,7 @@ def test_losses_are_those_of_a_plain_trl_script(make_run, gemma3, tmp_path, meth
     trainer = SFTTrainer(
         AutoModelForCausalLM.from_pretrained(gemma3, dtype=torch.float32),
         args,
-        train_dataset=Dataset.from_list([{"messages": row["messages"]} for row in rows]),
+        train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         peft_config=LoraConfig(r=16, lora_alpha=32, target_modules=targets, task_type="CAUSAL_LM")
         if method == LORA
@@ -196,11 +198,14 @@ def test_the_same_rows_are_read_again_though_the_source_changed(make_run, talks,
     source = shutil.copy(talks, tmp_path / "mine.jsonl")
     run = make_run(f"data.source={source}")
     work(run)
-    kept = (run.data_dir / "train.jsonl").read_text()
+    kept = {path.name: path.read_bytes() for path in run.data_dir.iterdir()}
+    assert {"rows.jsonl", "facts.bin", "meta.json", "split.npz", "training.arrow", "validation.arrow"} <= set(
+        kept
+    )
     (tmp_path / "mine.jsonl").write_text("gone")
+    shutil.rmtree(run.home / "cache")
     assert work(run, "--resume-from", "checkpoints/checkpoint-4") == 0
-    assert (run.data_dir / "train.jsonl").read_text() == kept
-    assert json.loads(kept.splitlines()[0])["number"] > 0
+    assert {path.name: path.read_bytes() for path in run.data_dir.iterdir()} == kept
     assert read_json(run.provenance_path)["data_fingerprint"]
 
 

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gemma_tune import catalog, hub_errors
-from gemma_tune.errors import ConfigError, ModelError
+from gemma_tune import catalog, hub_client, hub_errors
+from gemma_tune.errors import AccessError, ConfigError, ModelError
 from gemma_tune.hub_errors import hub_error, hub_failures, offline
 
 __all__ = [
@@ -283,6 +283,11 @@ def _download(model_id: str, name: str, revision: str | None, token: str | None)
 def _api(token: str | None):
     from huggingface_hub import HfApi
 
+    hub_client.give_up_early()
+    if token and (not (token.isascii() and token.isprintable()) or " " in token):
+        raise AccessError.at(  # not even sent: the error of a header that cannot be sent would show it
+            "token", "not a token", "A token is one word that begins with hf_.", f"Copy one at {hub_errors.TOKENS_PAGE}."
+        )  # fmt: skip
     return HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, token=token)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from gemma_tune import hub
+from gemma_tune import hub, hub_client
 from gemma_tune.errors import GemmaTuneError, shown
 from gemma_tune.hub_errors import SITE, TOKENS_PAGE, endpoint, hub_error, hub_failures, offline, page
 
@@ -190,6 +190,7 @@ def _ask(path: str, token: str):
     """The answer to a GET of the Hub's API. `huggingface_hub` itself sets whoami and auth-check no time limit."""
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
+    hub_client.give_up_early()
     response = get_session().get(
         f"{endpoint() or SITE}/api/{path}",
         headers=build_hf_headers(token=token or False),

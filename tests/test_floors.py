@@ -14,7 +14,7 @@ FLOORS = [
     {"pocket"},
     {"catalog"},
     {"config"},
-    {"hub_errors", "reference"},
+    {"hub_client", "hub_errors", "reference"},
     {"hub"},
     {"hub_access"},
     {"data", "runs"},

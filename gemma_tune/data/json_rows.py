@@ -355,7 +355,9 @@ class JsonRows:
             self._line_start = behind.rindex("\n") + 1 - gone
         else:
             self._line_start -= gone
-        pending = len(self._buffer) - self._position  # a long row is parsed again each time: read more of it at once
+        pending = (
+            len(self._buffer) - self._position
+        )  # a long row is parsed again each time: read more of it at once
         more = _read(self._text, self._label, max(READ_CHARACTERS, pending // 4))
         self._at_end = not more
         self.read_bytes += len(more)

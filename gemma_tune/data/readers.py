@@ -227,12 +227,13 @@ def _paragraphs(lines: Lines) -> Iterator[tuple[int, str]]:
 
 def _pieces(paragraphs: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
     held: list[str] = []
-    begin = 1
+    size, begin = 0, 1
     for number, paragraph in paragraphs:
-        if held and sum(map(len, held)) + len(paragraph) > TEXT_PIECE_CHARACTERS:
+        if held and size + len(paragraph) > TEXT_PIECE_CHARACTERS:
             yield begin, "\n\n".join(held)
-            held = []
+            held, size = [], 0
         begin = begin if held else number
         held.append(paragraph)
+        size += len(paragraph) + len("\n\n")
     if held:
         yield begin, "\n\n".join(held)

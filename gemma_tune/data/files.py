@@ -300,7 +300,7 @@ def _pass_over(file: DataFile, watch: Callable[[int], object]) -> Probe:
     first_bad, first = 0, b""
     with file.open() as stream:
         for block in blocks_of(stream, file.label):
-            first = first or block[:4]
+            first = (first + block[:4])[:4]
             digest.update(block)
             total += len(block)
             watch(len(block))

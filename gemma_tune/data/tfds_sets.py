@@ -11,7 +11,7 @@ import importlib
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import redirect_stdout, suppress
 from dataclasses import replace
 from difflib import get_close_matches
@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 
 from gemma_tune.data.rows import Opened, Records, RowFault
+from gemma_tune.data.tfds_values import plain_reader, readable
 from gemma_tune.errors import DataError
 
 TFDS = "tfds:"
@@ -53,7 +54,7 @@ def open_tfds(name: str, split: str) -> Opened:
 
     if is_prepared(folder):
         return replace(opened(), notes=notes + opened().notes)
-    features, more = _readable(builder.info.features or {})
+    features, more = readable(builder.info.features or {})
     notes += ["Not prepared here yet: it is downloaded when it is first read.", *more]
     return Opened(
         where, lambda: opened().records(), lambda: opened().fingerprint(), None, notes, list(features)
@@ -208,7 +209,7 @@ def _open(where: str, folder: Path, split: str) -> Opened:
     except _failures() as error:
         raise _damaged(where, error) from None
     total_bytes = sum(_checked_bytes(where, folder, one) for one in pieces)
-    features, notes = _readable(builder.info.features)
+    features, notes = readable(builder.info.features)
     return Opened(
         where,
         lambda: _records(where, source, tfds.features.FeaturesDict(features), total_bytes),
@@ -277,7 +278,7 @@ def _checked_bytes(where: str, folder: Path, piece) -> int:
 
 
 def _records(where: str, source, features, total_bytes: int) -> Iterator[Records]:
-    rows, plain = len(source), _plain(features)
+    rows, plain = len(source), plain_reader(features)
     for start in range(0, rows, ROWS_AT_ONCE):
         keys = range(start, min(start + ROWS_AT_ONCE, rows))
         values, numbers, rejected = [], [], []
@@ -292,63 +293,6 @@ def _records(where: str, source, features, total_bytes: int) -> Iterator[Records
             raise _damaged(where, error) from None
         read_bytes = total_bytes * keys.stop // rows - total_bytes * start // rows
         yield Records(start + 1, b"", values, numbers, rejected, read_bytes=read_bytes)
-
-
-def _readable(features) -> tuple[dict, list[str]]:
-    """The features that are read, by name as TFDS keeps no order, and notes on what becomes of the others."""
-    kinds = _library().features
-    unread = (kinds.Image, kinds.Audio, kinds.Video)
-    media = [name for name, one in sorted(features.items()) if _holds(one, unread)]
-    read = {name: one for name, one in sorted(features.items()) if name not in media}
-    labels = [name for name, one in read.items() if _holds(one, (kinds.ClassLabel,))]
-    notes = [f"Left out, being images, audio or video: {', '.join(media)}."] if media else []
-    notes += [f"Classes are read by their names, not their numbers: {', '.join(labels)}."] if labels else []
-    return read, notes
-
-
-def _holds(feature, wanted: tuple[type, ...]) -> bool:
-    kinds, inner = _library().features, []
-    if isinstance(feature, kinds.FeaturesDict):
-        inner = feature.values()
-    elif isinstance(feature, kinds.Sequence):
-        inner = [feature.feature]
-    return isinstance(feature, wanted) or any(_holds(one, wanted) for one in inner)
-
-
-def _plain(feature) -> Callable[[object, str], object]:
-    """What makes a value of the feature plain Python, given the value and where in the row it stands."""
-    kinds = _library().features
-    if isinstance(feature, kinds.FeaturesDict):
-        fields = {name: _plain(one) for name, one in sorted(feature.items())}
-        return lambda value, at: {name: one(value[name], f"{at}.{name}") for name, one in fields.items()}
-    if isinstance(feature, kinds.Sequence):
-        item = _plain(feature.feature)
-        return lambda value, at: [item(one, f"{at}[{index}]") for index, one in enumerate(_items(value))]
-    if isinstance(feature, kinds.ClassLabel) and feature.num_classes:
-        names = feature.names
-        return lambda value, at: names[value] if value >= 0 else None  # -1 stands for a missing label
-    return _leaf
-
-
-def _items(value):
-    """TFDS gives a sequence of dicts as a dict of sequences, nested likewise."""
-    if not isinstance(value, dict):
-        return value
-    columns = [_items(one) for one in value.values()]
-    return [dict(zip(value, one, strict=True)) for one in zip(*columns, strict=True)]
-
-
-def _leaf(value: object, at: str) -> object:
-    value = value.tolist() if hasattr(value, "tolist") else value  # of numpy
-    if isinstance(value, list):
-        return [_leaf(one, f"{at}[{index}]") for index, one in enumerate(value)]
-    if not isinstance(value, bytes):
-        return value
-    try:
-        return value.decode("utf-8")
-    except UnicodeDecodeError:
-        way_out = "Write it as UTF-8, or leave the row out."
-        raise RowFault(at.lstrip("."), value, "The text is not UTF-8.", way_out) from None
 
 
 def _fingerprint(folder: Path, info, pieces: list) -> str:

@@ -21,8 +21,8 @@ from gemma_tune.data.turns import (
     turns,
 )
 
-_YES = {"true", "1", "yes", "good", "chosen", "up", "thumbs_up", "desirable", "👍"}
-_NO = {"false", "0", "no", "bad", "rejected", "down", "thumbs_down", "undesirable", "👎"}
+_YES = {"true", "1", "1.0", "yes", "good", "chosen", "up", "thumbs_up", "desirable", "👍"}
+_NO = {"false", "0", "0.0", "no", "bad", "rejected", "down", "thumbs_down", "undesirable", "👎"}
 
 
 @dataclass(frozen=True)
@@ -114,9 +114,11 @@ def _side(row: Fields, ours: str, role: str, what: str) -> list[Message]:
 
 def _prompt_completion(row: Fields) -> dict:
     prompt = mended(_with_system(row, _side(row, "prompt", "user", "The prompt")), row.fixes)
-    answer = _side(row, "completion", "assistant", "The answer")
+    answer = mended(_side(row, "completion", "assistant", "The answer"), row.fixes)
+    if not answer:
+        filled("", row.named("completion"), "The answer")
     return {
-        "messages": row.ordered([*prompt, *answer], "turns"),
+        "messages": check_order([*prompt, *answer], "turns"),
         "prompt_turns": len(prompt),
         **row.tools(),
     }
@@ -162,7 +164,7 @@ def _preference(row: Fields) -> dict:
             prompt = shared  # both sides repeat it, with a system turn before or further turns behind it
         else:
             shared = []
-    sides = {name: side[len(shared) :] for name, side in sides.items()}
+    sides = {name: mended(side[len(shared) :], row.fixes) for name, side in sides.items()}
     if sides["chosen"] == sides["rejected"]:
         raise RowFault(
             row.named("rejected"), row["rejected"], "Both answers are the same.", "Take the row out."
@@ -174,8 +176,7 @@ def _preference(row: Fields) -> dict:
                 row.named(name), row[name], f"The pair needs a prompt, and an answer of its own in {name}.",
                 "Add a prompt column, or write chosen and rejected as turns that begin alike and end differently.",
             )  # fmt: skip
-        sides[name] = mended(side, row.fixes)
-        check_order([*prompt, *sides[name]], f"prompt + {row.named(name)}")
+        check_order([*prompt, *side], f"prompt + {row.named(name)}")
     return {
         "messages": [*prompt, *sides["chosen"]],
         "rejected_messages": sides["rejected"],

@@ -246,7 +246,11 @@ def mended(messages: list[Message], fixes: frozenset[str]) -> list[Message]:
     if "strip" in fixes:
         messages = [turn | {"content": turn["content"].strip()} for turn in messages]
     if "drop_empty_turns" in fixes:
-        messages = [turn for turn in messages if turn["content"].strip() or turn.get("tool_calls")]
+        messages = [
+            turn
+            for turn in messages
+            if turn["content"].strip() or turn.get("tool_calls") or turn["role"] == "tool"
+        ]  # a function may well give nothing
     if "merge_turns" not in fixes:
         return messages
     merged: list[Message] = []

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gemma_tune.data.formats import FORMATS, convert, reader, recognise
@@ -591,7 +591,6 @@ def test_whatever_goes_in_comes_out_or_is_rejected_with_a_reason(format, data, f
         if found.fixes:
             assert isinstance(converted(format, record, fixes | set(found.fixes)), Row)
         return
-    assume(not _answer_merged(found, fixes))
     assert Row.from_json(found.to_json()) == found
     assert b"\n" not in found.to_json()
     assert bool(found.messages) != bool(found.text)
@@ -612,14 +611,6 @@ def test_whatever_goes_in_comes_out_or_is_rejected_with_a_reason(format, data, f
             )
 
 
-def _answer_merged(row: Row, fixes: frozenset[str]) -> bool:
-    """What the two tests below expect to fail."""
-    return bool(fixes) and bool(row.messages) and row.prompt_turns >= len(row.messages)
-
-
-@pytest.mark.xfail(
-    strict=True, reason="converters mends prompt and answer together after counting the prompt's turns"
-)
 @pytest.mark.parametrize("completion", ["b", [answer("b")], [answer("")]])
 def test_no_fix_merges_the_answer_into_the_prompt(completion):
     fixes = frozenset(["merge_turns", "drop_empty_turns"])
@@ -627,7 +618,6 @@ def test_no_fix_merges_the_answer_into_the_prompt(completion):
     assert isinstance(found, Rejected) or found.prompt_turns < len(found.messages)
 
 
-@pytest.mark.xfail(strict=True, reason="converters compares both answers before they are mended")
 def test_a_pair_that_a_fix_makes_equal_is_rejected():
     found = converted("preference", {"prompt": "q", "chosen": "a ", "rejected": "a"}, frozenset(["strip"]))
     assert isinstance(found, Rejected) and "Both answers are the same" in found.rule
@@ -681,7 +671,6 @@ def test_a_fix_never_costs_a_usable_row(format, data, fixes):
     assert not usable or isinstance(converted(format, record, fixes), Row)
 
 
-@pytest.mark.xfail(strict=True, reason="turns.mended drops the result of a function that gives nothing")
 def test_the_empty_result_of_a_function_is_no_empty_turn():
     calling = [user("q"), {"role": "assistant", "content": "", "tool_calls": [{"name": "f"}]}]
     record = {"messages": [*calling, {"role": "tool", "content": ""}, answer("a")]}

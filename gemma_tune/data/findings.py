@@ -62,10 +62,11 @@ def findings_of(prepared: Prepared) -> list[Finding]:
     store = prepared.store
     if not len(store):
         return []
+    alike = near_pairs(store.sketches)
     found = [
-        *_leaks(prepared),
+        *_leaks(prepared, alike),
         *_odd_texts(store),
-        *_copies(store),
+        *_copies(store, alike),
         *_long_rows(store),
         *_pairs(store),
         *_labels(store, prepared.unused),
@@ -99,14 +100,13 @@ def _long_rows(store: Store) -> Iterator[Finding]:
         yield Finding("Very long rows", len(rows), words, "plain", _named(store, rows))
 
 
-def _copies(store: Store) -> Iterator[Finding]:
-    copies = np.flatnonzero(exact_copies(store.facts["identity"]))
-    if len(copies):
+def _copies(store: Store, alike: np.ndarray) -> Iterator[Finding]:
+    """`alike`: pairs of rows that are nearly the same."""
+    is_copy = exact_copies(store.facts["identity"])
+    if len(copies := np.flatnonzero(is_copy)):
         words = "They count as often as they stand there, and stay on one side of the split. Take them out unless that is meant."
         yield Finding("Exact copies", len(copies), words, "warm", _named(store, copies))
-    first = np.unique(store.facts["identity"], return_index=True)[1]
-    pairs = first[near_pairs(store.sketches[first])]
-    if len(pairs):
+    if len(pairs := alike[~is_copy[alike[:, 1]]]):
         examples = [
             Example(one.number, one.file, f"like row {other.number}: {one.whole_text()[:60]}")
             for one, other in zip(
@@ -117,7 +117,7 @@ def _copies(store: Store) -> Iterator[Finding]:
         yield Finding("Nearly the same rows", len(pairs), words, "plain", examples)
 
 
-def _leaks(prepared: Prepared) -> Iterator[Finding]:
+def _leaks(prepared: Prepared, alike: np.ndarray) -> Iterator[Finding]:
     """What makes the validation look better than the model is."""
     store, train, held = prepared.store, np.unique(prepared.train), prepared.validation
     if not len(held) or not len(train):
@@ -132,7 +132,7 @@ def _leaks(prepared: Prepared) -> Iterator[Finding]:
             rows = rows[~np.isin(store.facts["identity"][rows], store.facts["identity"][train])]
         if len(rows):
             yield Finding(title, len(rows), words, "warm", _named(store, rows))
-    like = _first_alike(store)
+    like = _first_alike(len(store), alike)
     rows = held[np.isin(like[held], like[train])]
     rows = rows[~np.isin(store.facts["identity"][rows], store.facts["identity"][train])]
     if len(rows):
@@ -142,10 +142,9 @@ def _leaks(prepared: Prepared) -> Iterator[Finding]:
         )
 
 
-def _first_alike(store: Store) -> np.ndarray:
+def _first_alike(rows: int, pairs: np.ndarray) -> np.ndarray:
     """(n,): of each row the first one that is nearly the same, or nearly the same as one that is; itself where none is."""
-    first = np.arange(len(store))
-    pairs = near_pairs(store.sketches)
+    first = np.arange(rows)
     first[pairs[:, 1]] = pairs[:, 0]
     while (first[first] != first).any():
         first = first[first]

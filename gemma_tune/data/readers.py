@@ -164,6 +164,7 @@ def _parquet(file: DataFile) -> Iterator[Records]:
     import pyarrow
     import pyarrow.parquet
 
+    first = 1
     try:
         with file.open() as stream:
             table = pyarrow.parquet.ParquetFile(stream)
@@ -175,7 +176,7 @@ def _parquet(file: DataFile) -> Iterator[Records]:
                     f"Two columns have the same name: {twice[0]}.",
                     "Give each its own.",
                 )
-            first, weight = 1, file.path.stat().st_size / max(1, table.metadata.num_rows)
+            weight = file.path.stat().st_size / max(1, table.metadata.num_rows)
             for batch in table.iter_batches(ROWS_AT_ONCE):
                 values = batch.to_pylist()
                 yield Records(first, values=values, read_bytes=round(weight * len(values)))
@@ -188,7 +189,7 @@ def _parquet(file: DataFile) -> Iterator[Records]:
     except (UnicodeDecodeError, OverflowError) as error:
         raise DataError.at(
             f"{file.label} rows {first:,} to {first + ROWS_AT_ONCE - 1:,}", str(error),
-            "A cell of the Parquet file cannot be read: its text is not UTF-8, or its date lies beyond the year 9999.",
+            "A name or cell of the Parquet file cannot be read: its text is not UTF-8, or its date lies beyond the year 9999.",
             "Mend or leave out that column.",
         ) from None  # fmt: skip
     if first == 1:

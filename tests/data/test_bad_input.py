@@ -296,6 +296,7 @@ CASES: list[Case] = [
     Case("a.parquet", parquet({"prompt": ["q"], "completion": [b"a"]}), "a.parquet row 1, completion", "b'a'", "must be text, not bytes", "as text"),
     Case("a.parquet", parquet({"prompt": arrow_text_that_is_not_utf_8(), "completion": ["a"]}), "a.parquet rows 1 to 500", "", "its text is not UTF-8", "leave out that column"),
     Case("a.parquet", parquet({**{k: [v] for k, v in PAIR.items()}, "at": pa.array([2**62], pa.timestamp("us"))}), "a.parquet rows 1 to", "out of range", "beyond the year 9999", "leave out that column"),
+    Case("a.parquet", parquet({"prompt": ["q"], "zzz": ["a"]}).replace(b"zzz", b"\xff\xff\xff"), "a.parquet rows 1 to", "", "its text is not UTF-8", "leave out that column"),
     Case("a.parquet", parquet_with_a_column_twice(), "a.parquet", "prompt, completion, completion", "Two columns have the same name: completion", "its own"),
     # too large
     *(Case(f"a.{end}", begin + "x" * 2_000, f"a.{end} {place}", "xxx", "longer than 0 MB", "one row per line|one object per row", row=row,

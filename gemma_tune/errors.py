@@ -28,7 +28,7 @@ class Fault:
 def shown(value: object) -> str:
     """A value as it may stand in a message: one line, at most 80 characters."""
     text = value if isinstance(value, str) else repr(value)
-    text = " ".join(text.split())
+    text = " ".join(text.encode("utf-8", "replace").decode().split())  # without halves of character pairs
     return text if len(text) <= VALUE_CHARACTERS else text[: VALUE_CHARACTERS - 1] + "…"
 
 

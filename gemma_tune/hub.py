@@ -86,7 +86,10 @@ def check_path(path: str | Path, where: str) -> Path:
         resolved = Path(path).expanduser().resolve()
         resolved.exists()  # a name that is too long is told here
     except (OSError, RuntimeError, ValueError) as error:
-        raise ConfigError.at(where, path, f"This is not a path: {error}.", "Name a file or folder.") from None
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError.at(
+            where, str(path), f"This is not a path: {why}.", "Name a file or folder."
+        ) from None
     if any(resolved.is_relative_to(root) for root in allowed_roots()):
         return resolved
     raise ConfigError.at(

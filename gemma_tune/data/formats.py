@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 from gemma_tune.data.converters import CONVERTERS, Fields, looks_like_label
-from gemma_tune.data.rows import MECHANICAL, Rejected, Row, RowFault, Schema, Table
+from gemma_tune.data.rows import MECHANICAL, Rejected, Row, RowFault, Schema, Table, no_object
 from gemma_tune.data.turns import looks_like_turns
 from gemma_tune.errors import DataError, Fault, shown
 
@@ -91,7 +91,8 @@ def recognise(table: Table, format: str = "auto", columns: Mapping[str, str] | N
     names = [format] if format != "auto" else [name for name in FORMATS if _has_fields(name, columns)]
     if faults := _mapping_faults(table, names, columns):
         raise DataError(*faults)
-    found = [schema for name in names if (schema := _fit(name, table, columns))]
+    asked = format != "auto"
+    found = [schema for name in names if (schema := _fit(name, table, columns, asked))]
     if not found and format == "auto" and not columns and (guess := _guess(table)):
         return guess
     if not found:
@@ -126,9 +127,7 @@ def reader(
 
     def converted(number: int, record: object, fixes: frozenset[str]) -> Row:
         if not isinstance(record, dict):
-            raise RowFault(
-                "", record, "A row must be an object.", 'Write it as {"instruction": "…", "output": "…"}.'
-            )
+            raise no_object(record)
         cells = {ours: record.get(theirs) for ours, theirs in columns.items()}
         back = _is_held_back(record.get(split_column), split_column) if split_column else held_back
         return Row(number, **converter(Fields(cells, columns, fixes)), file=file, held_back=back)
@@ -202,8 +201,11 @@ def _mapping_faults(table: Table, names: list[str], columns: Mapping[str, str]) 
     return faults
 
 
-def _fit(name: str, table: Table, columns: Mapping[str, str]) -> Schema | None:
-    """The schema with its columns and how sure it is; None where a needed column is missing or of another kind."""
+def _fit(name: str, table: Table, columns: Mapping[str, str], asked: bool) -> Schema | None:
+    """The schema with its columns and how sure it is; None where a needed column is missing or of another kind.
+
+    `asked`: whether it was named by hand; then each row may say what is wrong with it.
+    """
     form = FORMATS[name]
     chosen: dict[str, str] = {}
     guesses = 0
@@ -211,7 +213,7 @@ def _fit(name: str, table: Table, columns: Mapping[str, str]) -> Schema | None:
         theirs = columns.get(ours) or _by_name(aliases, table.columns, set(chosen.values()))
         if ours not in columns and ours in ("messages", "conversations"):
             theirs = _turn_column(table, "role" if ours == "messages" else "from", theirs)
-        if ours == "label" and ours not in columns and not _are_labels(table, theirs):
+        if ours == "label" and ours not in columns and not asked and not _are_labels(table, theirs):
             theirs = None
         if theirs:
             chosen[ours] = theirs
@@ -219,7 +221,7 @@ def _fit(name: str, table: Table, columns: Mapping[str, str]) -> Schema | None:
                 guesses += 0.2 if theirs.strip().lower() in aliases else 3
         elif ours in form.needs:
             return None
-    share = _share_filled(table, [chosen[ours] for ours in form.needs])
+    share = _share_filled(table, [chosen[ours] for ours in form.needs if ours != "label"])
     because = ", ".join(ours if ours == theirs else f"{theirs} as {ours}" for ours, theirs in chosen.items())
     how = "mapped by hand" if columns else "recognised by its columns"
     unused = [column for column in table.columns if column not in chosen.values()]
@@ -257,9 +259,9 @@ def _is_text(cells: list) -> bool:
 
 
 def _are_labels(table: Table, column: str | None) -> bool:
-    """Whether a column says yes or no in every sampled row."""
+    """Whether most cells of a column say yes or no; the other rows are then left out with that reason."""
     cells = [record.get(column) for _, record in table.rows[:SAMPLE_ROWS]] if column else []
-    return bool(cells) and all(looks_like_label(cell) for cell in cells if cell is not None)
+    return 5 * sum(map(looks_like_label, cells)) >= 4 * len(cells) > 0
 
 
 def _by_name(aliases: tuple[str, ...], columns: list[str], taken: set[str]) -> str | None:

@@ -6,6 +6,7 @@ answer with a label, or plain text. Roles are system, developer, user, assistant
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -27,6 +28,12 @@ class RowFault(Exception):
 
     def rejected(self, number: int, file: str = "") -> Rejected:
         return Rejected(number, self.field, shown(self.value), self.rule, self.way_out, file)
+
+
+def no_object(value: object) -> RowFault:
+    """For what stands where a row is expected."""
+    met = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return RowFault("", met, "A row must be an object.", 'Write it as {"instruction": "…", "output": "…"}.')
 
 
 @dataclass(frozen=True)

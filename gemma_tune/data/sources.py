@@ -17,7 +17,7 @@ from gemma_tune import hub
 from gemma_tune.data import readers
 from gemma_tune.data.hub_sets import HUB, hub_choices, hub_size_bytes, open_hub
 from gemma_tune.data.readers import open_path
-from gemma_tune.data.rows import Opened, Rejected, Table
+from gemma_tune.data.rows import Opened, Rejected, Table, no_object
 from gemma_tune.data.store import values_of
 from gemma_tune.data.tfds_sets import TFDS, is_prepared, open_prepared, open_tfds, tfds_choices
 from gemma_tune.errors import DataError
@@ -81,7 +81,7 @@ def first_rows(opened: Opened, limit: int | None = None) -> Table:
                 rows.append((number, value))
                 columns.update(dict.fromkeys(value))
             else:
-                refused.append(value if isinstance(value, Rejected) else _no_object(number, value))
+                refused.append(value if isinstance(value, Rejected) else no_object(value).rejected(number))
             if limit is not None and len(rows) >= limit:
                 break
         refused.sort(key=lambda one: one.number)
@@ -103,16 +103,6 @@ def choices_of(source: str, token: str | None = None) -> dict[str, list[str]]:
     if source.startswith(TFDS):
         return tfds_choices(source.removeprefix(TFDS))
     return hub_choices(source.removeprefix(HUB), token)
-
-
-def _no_object(number: int, value: object) -> Rejected:
-    return Rejected(
-        number,
-        "",
-        str(value)[:80],
-        "A row must be an object.",
-        'Write it as {"instruction": "…", "output": "…"}.',
-    )
 
 
 def example_names() -> list[str]:

@@ -18,7 +18,7 @@ def split(facts: np.ndarray, data: DataSection) -> tuple[np.ndarray, np.ndarray]
     least one row on each side.
     """
     all_rows = np.arange(len(facts))
-    if facts["held_back"].any():
+    if facts["held_back"].any() or data.split_column:
         return all_rows[~facts["held_back"]], all_rows[facts["held_back"]]
     held = held_back(facts["identity"], wanted_rows(len(facts), data), data.split_seed)
     return all_rows[~held], all_rows[held]

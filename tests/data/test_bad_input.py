@@ -321,7 +321,7 @@ CASES: list[Case] = [
     Case("set", lambda path: (path.mkdir(), (path / "a.txt").symlink_to("/etc/passwd")), "set/a.txt", "/etc/passwd", "outside the folders that may be read", "Upload the file"),
     Case("a.json", os.mkfifo, "a.json", "", "neither a file nor a folder", "Name a file"),
     # rows
-    *(case for bad in ([1, 2], [["q", "a"]], "words", 3, None, True) for case in bad_row(PAIR, bad, "", str(bad)[:5], *NO_OBJECT)),
+    *(case for bad in ([1, 2], [["q", "a"]], "words", 3, None, True) for case in bad_row(PAIR, bad, "", json_text(bad).strip('"')[:5], *NO_OBJECT)),
     *bad_row(PAIR, {}, "prompt", "nothing", "The prompt is missing", "take the row out"),
     *bad_row(PAIR, PAIR | {"completion": ""}, "completion", "", "The answer is empty", "Fill in completion", ALL_KINDS),
     *bad_row(PAIR, PAIR | {"prompt": " \n "}, "prompt", "", "The prompt is empty", "Fill in prompt", ALL_KINDS),

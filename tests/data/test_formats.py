@@ -686,3 +686,18 @@ def test_pairs_and_labels_keep_both_answers_whatever_is_fixed(texts, fixes):
     labelled = converted("kto", {"prompt": prompt, "completion": " good ", "label": "no"}, fixes)
     assert labelled.messages == pair.messages and labelled.label is False
     assert labelled.prompt_turns == pair.prompt_turns == len(prompt)
+
+
+def test_one_odd_label_does_not_turn_labelled_answers_into_something_else():
+    records = [{"prompt": f"q{n}", "completion": "a", "label": n % 2 == 0} for n in range(40)]
+    table = table_of(*records, {"prompt": "q", "completion": "a", "label": "perhaps"}, records[0] | {"label": None})  # fmt: skip
+    schema = recognise(table)
+    rows, rejected = convert(table, schema)
+    assert schema.format == "kto" and schema.confidence > 0.9 and len(rows) == 40
+    assert [one.number for one in rejected] == [41, 42] and "whether the answer is good" in rejected[0].rule
+
+
+def test_labels_that_are_asked_for_say_in_each_row_what_is_wrong():
+    table = table_of({"prompt": "q", "completion": "a", "label": "perhaps"})
+    (rejected,) = convert(table, recognise(table, "kto"))[1]
+    assert "Write true or false." in rejected.way_out

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import shutil
 import time
@@ -312,3 +313,9 @@ def _placed(rejected: Rejected, label: str, held_back: bool) -> Rejected:
 def mapped(path: Path, kind: np.dtype | type) -> np.ndarray:
     """A file of numbers of one kind, read where it is looked at."""
     return np.memmap(path, kind, "r") if path.stat().st_size else np.empty(0, kind)
+
+
+def let_go(array: np.ndarray) -> None:
+    """Gives back the memory of what was read of a mapped file; it is read again when it is looked at again."""
+    if isinstance(array, np.memmap):
+        array._mmap.madvise(mmap.MADV_DONTNEED)

@@ -26,6 +26,7 @@ format: $(VENV)/.test
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.data
 
 # Stamps: pip runs again only when what it reads has changed.
 $(VENV)/.run: requirements.txt pyproject.toml

@@ -16,7 +16,8 @@ from pathlib import Path
 from gemma_tune.data import files
 from gemma_tune.data.csv_rows import csv_header, read_csv
 from gemma_tune.data.files import KNOWN, DataFile, Lines
-from gemma_tune.data.json_rows import read_json, read_json_lines
+from gemma_tune.data.json_array import read_json
+from gemma_tune.data.json_rows import read_json_lines
 from gemma_tune.data.rows import Opened, Records
 from gemma_tune.errors import DataError, shown
 

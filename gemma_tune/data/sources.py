@@ -154,7 +154,7 @@ def _keep(path: Path, kept: Path) -> Path:
     partial = kept.with_name(f".{kept.name}.{os.getpid()}")
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, partial)
+        _link_or_copy(path, partial)
         partial.replace(kept)
     except OSError as error:
         raise DataError.at(
@@ -165,6 +165,14 @@ def _keep(path: Path, kept: Path) -> Path:
         if partial.exists():
             partial.unlink()
     return kept
+
+
+def _link_or_copy(path: Path, to: Path) -> None:
+    """On one disk a second name costs nothing, however large the file is."""
+    try:
+        os.link(path, to)
+    except OSError:
+        shutil.copyfile(path, to)
 
 
 def _files(folder: Path, split: str) -> list[Path]:

@@ -300,7 +300,7 @@ CASES: list[Case] = [
     Case("a.parquet", parquet_with_a_column_twice(), "a.parquet", "prompt, completion, completion", "Two columns have the same name: completion", "its own"),
     # too large
     *(Case(f"a.{end}", begin + "x" * 2_000, f"a.{end} {place}", "xxx", "longer than 0 MB", "one row per line|one object per row", row=row,
-           limits={"files.MAX_ROW_BYTES": 500, "files.BLOCK_BYTES": 100, "json_rows.READ_CHARACTERS": 100})
+           limits={"files.MAX_ROW_BYTES": 500, "files.BLOCK_BYTES": 100, "json_array.READ_CHARACTERS": 100})
       for end, begin, place, row in (
           ("json", f'[{json_text(PAIR)}, {{"a": "', "row 2", 0), ("json", f'{{"data": [{json_text(PAIR)}, {{"a": "', "row 2", 0),
           ("jsonl", json_lines([PAIR]) + '{"a": "', "row 2", 2), ("csv", csv_text([PAIR]), "line 3", 0), ("txt", "words\n\n", "line 3", 0))),

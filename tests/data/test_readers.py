@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemma_tune.data import csv_rows, files, first_rows, json_rows, open_source, read, readers
+from gemma_tune.data import csv_rows, files, first_rows, json_array, open_source, read, readers
 from gemma_tune.data.readers import open_path
 from gemma_tune.data.store import values_of
 from gemma_tune.errors import DataError
@@ -37,8 +37,8 @@ def in_pieces(request, monkeypatch):
 
 def small(monkeypatch, size: int) -> None:
     monkeypatch.setattr(files, "BLOCK_BYTES", size)
-    monkeypatch.setattr(json_rows, "READ_CHARACTERS", size)
-    for module in (json_rows, csv_rows, readers):
+    monkeypatch.setattr(json_array, "READ_CHARACTERS", size)
+    for module in (json_array, csv_rows, readers):
         monkeypatch.setattr(module, "ROWS_AT_ONCE", min(size, 500))
 
 
@@ -68,7 +68,9 @@ def test_the_list_in_an_object_is_read_like_an_array(write, in_pieces):
 def test_numbers_that_stand_alone_are_not_cut_by_a_block(write, in_pieces):
     table = read(write("a.json", '[-1.5e-3, 12 , 1E+2, true, null, -Infinity, "x", {"a": 1}]'))
     met = [one.value for one in table.rejected]
-    assert met == ["-0.0015", "12", "100.0", "true", "null", "-Infinity", "x"] and table.rows == [(8, {"a": 1})]
+    assert met == ["-0.0015", "12", "100.0", "true", "null", "-Infinity", "x"] and table.rows == [
+        (8, {"a": 1})
+    ]
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,10 @@ def test_a_full_disk_is_told_and_leaves_nothing_behind(folder, browser, monkeypa
         target.write_text("half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    def refuse(source, target):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr("os.link", refuse)
     monkeypatch.setattr("shutil.copyfile", fill)
     with pytest.raises(DataError, match="cannot be kept.*No space left.*GEMMA_TUNE_HOME"):
         keep_uploads(uploads)

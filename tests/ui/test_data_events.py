@@ -2,6 +2,7 @@
 
 import csv
 import json
+import threading
 from pathlib import Path
 
 import gradio as gr
@@ -26,6 +27,10 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("GEMMA_TUNE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("GEMMA_TUNE_ROOTS", str(tmp_path))
     checks._reports.clear()
+    yield
+    for thread in threading.enumerate():
+        if thread.name == "data check":
+            thread.join(5)
 
 
 def values(tab: SetUp, source: str, **changes) -> tuple:

@@ -201,7 +201,7 @@ def _reasons(tab: SetUp) -> None:
             wrap=True,
             max_height=420,
             elem_id="data-rejected",
-            column_widths=["80px", "120px", "22%", "30%", "30%"],
+            column_widths=["80px", "180px", "200px", "330px", "336px"],
             show_label=False,
             visible=False,
         )

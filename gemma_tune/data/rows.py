@@ -78,12 +78,11 @@ class Records:
     first: (
         int  # the number of the first line or value; `numbers` tells those of values that are not consecutive
     )
-    lines: bytes = b""
+    lines: bytes = b""  # in UTF-8
     values: list[object] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)  # what could not even be read as a row
     file: str = ""
-    encoding: str = "utf-8"  # of `lines`
     read_bytes: int = 0  # since the records before, for the progress
 
 

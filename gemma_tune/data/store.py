@@ -14,7 +14,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -64,7 +64,6 @@ class Part:
 class Converted:
     """What one piece of a source becomes."""
 
-    part: int
     file: str
     rows: bytes
     ends: np.ndarray  # of the lines in `rows`
@@ -282,7 +281,6 @@ def convert_piece(piece: tuple[int, Records], parts: list[tuple]) -> Converted:
     lines = [row.to_json() + b"\n" for row in rows]
     noted = [facts.noted(row, index) for row in rows]
     return Converted(
-        index,
         label,
         b"".join(lines),
         np.cumsum([len(line) for line in lines], dtype=np.int64),
@@ -301,13 +299,12 @@ def values_of(records: Records) -> Iterator[tuple[int, object]]:
     numbers = records.numbers or range(records.first, records.first + len(records.values))
     for number, value in zip(numbers, records.values, strict=True):
         if isinstance(value, Rejected):
-            value = Rejected(**asdict(value) | {"number": number})
+            value = replace(value, number=number)
         yield number, value
 
 
 def _placed(rejected: Rejected, label: str, held_back: bool) -> Rejected:
-    side = "validation" if held_back else "train"
-    return Rejected(**asdict(rejected) | {"file": label, "side": side})
+    return replace(rejected, file=label, side="validation" if held_back else "train")
 
 
 def mapped(path: Path, kind: np.dtype | type) -> np.ndarray:

@@ -26,7 +26,7 @@ PREVIEW_ROWS = 50
 PREVIEW_COLUMNS = 20
 PREVIEW_CHARACTERS = 400
 REJECTED_ROWS = 1_000
-REJECTED_HEADERS = ["Row", "Field", "Found", "Rule", "Way out"]
+REJECTED_HEADERS = ["Source", "Row", "Field", "Found", "Rule", "Way out"]
 LOOK_SECONDS = 0.3
 HUB_AUTOMATIC_BYTES = (
     100_000_000  # larger sets are downloaded only when asked for; their first rows are streamed
@@ -236,11 +236,8 @@ def _left_out(tab: SetUp, report: data.Report) -> Updates:
     parts, rows = tab.parts, [*report.rejected, *report.limited][:REJECTED_ROWS]
     count = report.rows_rejected
     named = any(row.file for row in rows)
-    headers = (["Source"] if named else []) + REJECTED_HEADERS
-    cells = [
-        ([row.file] if named else []) + [row.number, row.place, row.value, row.rule, row.way_out]
-        for row in rows
-    ]
+    shown = slice(0 if named else 1, None)
+    headers, cells = REJECTED_HEADERS[shown], [_cells(row)[shown] for row in rows]
     none = views.notice(
         "good", "No row is left out", "Every row can be used, and fits into the maximum length."
     )
@@ -262,11 +259,17 @@ def _reasons_file(report: data.Report) -> str:
     path = folder / f"left-out-{report.prepared.store.key[:12]}.csv"
     with path.open("w", encoding="utf-8-sig", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["source", *map(str.lower, REJECTED_HEADERS)])
+        writer.writerow(map(str.lower, REJECTED_HEADERS))
         for row in (*report.prepared.store.rejected(), *report.limited):
-            cells = [row.file, row.number, row.place, row.value, row.rule, row.way_out]
-            writer.writerow([f"'{cell}" if str(cell)[:1] in "=+-@\t" and cell else cell for cell in cells])
+            writer.writerow(
+                [f"'{cell}" if str(cell)[:1] in "=+-@\t" and cell else cell for cell in _cells(row)]
+            )
     return str(path)
+
+
+def _cells(row: data.Rejected) -> list:
+    """In the order of REJECTED_HEADERS."""
+    return list(({"file": ""} | row.as_dict()).values())
 
 
 def _unusable(tab: SetUp, raw: tuple, error: GemmaTuneError) -> Updates:

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -122,3 +123,12 @@ def open_page(chromium, app):
     for context in contexts:
         context.close()
     assert troubles == []
+
+
+@pytest.fixture
+def checks_end():
+    """Waits, so that no check of data that was stopped tells its result to the next test."""
+    yield
+    for thread in threading.enumerate():
+        if thread.name == "data check":
+            thread.join(5)

@@ -7,22 +7,11 @@ from gemma_tune import config, data
 from gemma_tune.ui import checks
 
 
-def wait_for_checks() -> None:
-    """So that none that was stopped tells its result to the next test."""
-    for page in list(checks._running):
-        checks.stop(page)
-    for thread in threading.enumerate():
-        if thread.name == "data check":
-            thread.join(5)
-
-
 @pytest.fixture(autouse=True)
-def fresh(tmp_path, monkeypatch):
+def fresh(tmp_path, monkeypatch, checks_end):
     monkeypatch.setenv("GEMMA_TUNE_HOME", str(tmp_path))
     checks._reports.clear()
     checks._running.clear()
-    yield
-    wait_for_checks()
 
 
 @pytest.fixture
@@ -38,7 +27,6 @@ def slow(monkeypatch):
     monkeypatch.setattr(data, "check", check)
     yield let_go
     let_go.set()
-    wait_for_checks()
 
 
 def wanted(**values):

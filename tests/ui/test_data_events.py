@@ -2,7 +2,6 @@
 
 import csv
 import json
-import threading
 from pathlib import Path
 
 import gradio as gr
@@ -23,14 +22,10 @@ def tab() -> SetUp:
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
+def home(tmp_path, monkeypatch, checks_end):
     monkeypatch.setenv("GEMMA_TUNE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("GEMMA_TUNE_ROOTS", str(tmp_path))
     checks._reports.clear()
-    yield
-    for thread in threading.enumerate():
-        if thread.name == "data check":
-            thread.join(5)
 
 
 def values(tab: SetUp, source: str, **changes) -> tuple:

@@ -7,297 +7,19 @@ models below. Names are those of Transformers, PEFT and TRL. Secrets have no pla
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from gemma_tune.errors import ConfigError, Fault, shown
+from gemma_tune.sections import ADVANCED_LORA, ADVANCED_OBJECTIVE, ADVANCED_TRAINER, RunConfig
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,59}")
-
-# Further arguments that `advanced` may pass through: no paths, no code, no reporting targets.
-ADVANCED_SFT = frozenset(
-    [
-        "adam_beta1",
-        "adam_beta2",
-        "adam_epsilon",
-        "optim_args",
-        "lr_scheduler_kwargs",
-        "dataloader_num_workers",
-        "dataloader_drop_last",
-        "data_seed",
-        "loss_type",
-        "tf32",
-        "torch_compile",
-        "torch_empty_cache_steps",
-        "packing",
-        "packing_strategy",
-        "padding_free",
-        "pad_to_multiple_of",
-        "eval_accumulation_steps",
-        "eval_delay",
-        "train_sampling_strategy",
-        "label_smoothing_factor",
-        "auto_find_batch_size",
-        "full_determinism",
-    ]
-)
-ADVANCED_LORA = frozenset(
-    [
-        "use_dora",
-        "use_rslora",
-        "bias",
-        "init_lora_weights",
-        "layers_to_transform",
-        "layers_pattern",
-        "rank_pattern",
-        "alpha_pattern",
-        "exclude_modules",
-        "modules_to_save",
-        "target_modules",
-    ]
-)
-
-
-def setting(default: Any, label: str, help: str, *, unit: str = "", front: bool = False, **rules: Any) -> Any:
-    """One setting. `front`: stands in the form before the fold; `rules`: pydantic's (gt, ge, lt, le, only)."""
-    only = rules.pop("only", None)  # the method type for which it applies
-    extra = {"label": label, "unit": unit, "front": front, "only": only}
-    return Field(default, description=help, json_schema_extra=extra, **rules)
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", protected_namespaces=(), validate_default=True)
-
-
-class ModelSection(Section):
-    id: str = setting("pocket", "Model", "A model of the catalogue, a Hub id or a local folder.", front=True)
-    revision: str = setting("main", "Revision", "Branch, tag or commit of the model on the Hub.")
-    dtype: Literal["auto", "float32", "bfloat16"] = setting(
-        "auto",
-        "Weights",
-        "Number format of the loaded weights; auto is bfloat16 on a GPU, float32 without one.",
-    )
-
-
-Schema = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "preference", "kto", "text"]
-Fix = Literal["strip", "drop_empty_turns", "merge_turns"]
-
-
-class MixSource(BaseModel):
-    """One more source of a run, with how its rows are read."""
-
-    model_config = ConfigDict(extra="forbid", validate_default=True)
-
-    source: str = Field(min_length=1)
-    subset: str = ""
-    split: str = "train"
-    format: Schema = "auto"
-    columns: dict[str, str] = {}
-    weight: float = Field(1.0, gt=0, le=100)
-
-
-class DataSection(Section):
-    source: str = setting(
-        "example:pocket-json",
-        "Data",
-        "example:NAME, hub:OWNER/NAME, tfds:NAME, or the path of a file, a zip file or a folder.",
-        front=True,
-    )
-    subset: str = setting("", "Subset", "Configuration of a Hub data set; empty for its default.")
-    split: str = setting(
-        "train", "Split", "Split of a Hub or TFDS data set; train[:1000] and train[10%:20%] take a part."
-    )
-    format: Schema = setting("auto", "Schema", "How a row is read; auto recognises it from the columns.")
-    columns: dict[str, str] = setting(
-        {}, "Columns", "Which column holds which field, such as prompt: question. Empty: by their names."
-    )
-    fixes: list[Fix] = setting(
-        [],
-        "Fixes",
-        "What is mended in rows: strip blanks around turns, drop_empty_turns, merge_turns of one role.",
-    )
-    weight: float = setting(
-        1.0, "Weight", "How often each row is learned per epoch: 0.5 takes half of them, 2 each twice.",
-        gt=0, le=100, unit="times",
-    )  # fmt: skip
-    mix: list[MixSource] = setting(
-        [],
-        "Mix",
-        "Further sources of the same run, each with source, subset, split, format, columns, weight.",
-    )
-    validation_source: str = setting(
-        "",
-        "Validation data",
-        "A source of its own for validation; empty splits some off (examples bring theirs).",
-    )
-    validation_fraction: float = setting(
-        0.1, "Validation share", "Share of the rows held back to measure progress.", ge=0, le=0.5, front=True
-    )
-    validation_rows: int = setting(
-        0, "Validation count", "So many rows held back in place of a share; 0: the share counts.",
-        ge=0, le=10_000_000, unit="rows",
-    )  # fmt: skip
-    split_column: str = setting(
-        "", "Split column", "A column that says train, or validation, dev, eval or test; empty: none."
-    )
-    split_seed: int = setting(
-        42, "Split seed", "The same seed splits the same data alike.", ge=0, le=2**31 - 1
-    )
-
-
-class MethodSection(Section):
-    type: Literal["lora", "full"] = setting(
-        "lora", "Method", "LoRA trains a small adapter; full trains every weight.", front=True
-    )
-    r: int = setting(16, "LoRA rank", "Size of the adapter.", ge=1, le=512, front=True, only="lora")
-    lora_alpha: int = setting(
-        32,
-        "LoRA alpha",
-        "Strength of the adapter; twice the rank is usual.",
-        ge=1,
-        le=2048,
-        front=True,
-        only="lora",
-    )
-    lora_dropout: float = setting(
-        0.0, "LoRA dropout", "Share of adapter inputs left out at random.", ge=0, le=0.9, only="lora"
-    )
-    target_modules: Literal["all-linear", "attention"] = setting(
-        "all-linear", "LoRA layers", "Which linear layers of the language model get an adapter.", only="lora"
-    )
-
-
-class TrainSection(Section):
-    num_train_epochs: float = setting(
-        3.0, "Epochs", "How often the model sees every row.", gt=0, le=1000, unit="passes", front=True
-    )
-    max_steps: int = setting(
-        -1,
-        "Maximum steps",
-        "Stops after so many steps whatever the epochs; -1: no limit.",
-        ge=-1,
-        le=10_000_000,
-    )
-    per_device_train_batch_size: int = setting(
-        8, "Batch size", "Rows per step on one device.", ge=1, le=1024, unit="rows", front=True
-    )
-    gradient_accumulation_steps: int = setting(
-        1,
-        "Gradient accumulation",
-        "Batches added up before the weights change.",
-        ge=1,
-        le=1024,
-        unit="batches",
-    )
-    learning_rate: float = setting(
-        2e-4, "Learning rate", "Size of each change. Full fine-tuning wants about a tenth of LoRA's.",
-        gt=0, le=0.1, front=True,
-    )  # fmt: skip
-    max_length: int = setting(
-        1024,
-        "Maximum length",
-        "Longer rows are cut at the end.",
-        ge=16,
-        le=131_072,
-        unit="tokens",
-        front=True,
-    )
-    seed: int = setting(42, "Seed", "The same seed gives the same run.", ge=0, le=2**31 - 1, front=True)
-    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = setting(
-        "linear", "Schedule", "How the learning rate falls over the run."
-    )
-    warmup_steps: float = setting(
-        0.03, "Warm-up", "Steps of rising learning rate; below 1 it is a share of the run.", ge=0, le=100_000
-    )
-    weight_decay: float = setting(0.0, "Weight decay", "Pull of the weights towards zero.", ge=0, le=1)
-    max_grad_norm: float = setting(
-        1.0, "Gradient clipping", "Longest gradient allowed; 0: no limit.", ge=0, le=1000
-    )
-    optim: Literal["adamw_torch_fused", "adamw_torch", "adafactor", "sgd"] = setting(
-        "adamw_torch_fused", "Optimizer", "Adafactor needs least memory."
-    )
-    activation_checkpointing: bool = setting(
-        True, "Gradient checkpointing", "Less memory for about a third more time."
-    )
-    bf16: Literal["auto", "on", "off"] = setting(
-        "auto", "bfloat16 arithmetic", "Mixed precision; auto is on where a GPU supports it."
-    )
-    assistant_only_loss: bool = setting(
-        True, "Learn answers only", "Only the assistant's words are learned, not the questions."
-    )
-    neftune_noise_alpha: float = setting(
-        0.0,
-        "NEFTune noise",
-        "Noise on the embeddings against overfitting; 5 is usual, 0 is off.",
-        ge=0,
-        le=100,
-    )
-    logging_steps: int = setting(
-        1, "Log every", "Steps between two points of the curve.", ge=1, le=10_000, unit="steps"
-    )
-
-
-class EvalSection(Section):
-    eval_steps: float = setting(
-        0.1,
-        "Evaluate every",
-        "Steps between two validations; below 1 it is a share of the run; 0: never.",
-        ge=0,
-        le=1e6,
-    )
-    per_device_eval_batch_size: int = setting(
-        8, "Validation batch size", "Rows per validation batch.", ge=1, le=1024, unit="rows"
-    )
-    exact_match_rows: int = setting(
-        64, "Report size", "Validation rows that base and tuned both answer at the end; 0: no report.",
-        ge=0, le=10_000, unit="rows",
-    )  # fmt: skip
-    max_new_tokens: int = setting(
-        128, "Report answer length", "Longest answer in that report.", ge=1, le=8192, unit="tokens"
-    )
-
-
-class OutputSection(Section):
-    name: str = setting("my-gemma", "Run name", "Letters, digits, space, dot, dash, underscore.", front=True)
-    save_steps: float = setting(
-        0.25, "Save every", "Steps between two checkpoints; below 1 it is a share of the run.", gt=0, le=1e6
-    )
-    save_total_limit: int = setting(2, "Checkpoints kept", "Older ones are removed.", ge=1, le=100)
-
-
-class AdvancedSection(Section):
-    sft: dict[str, Any] = setting({}, "SFTConfig", "Further arguments of TRL's SFTConfig.")
-    lora: dict[str, Any] = setting({}, "LoraConfig", "Further arguments of PEFT's LoraConfig.", only="lora")
-
-
-class RunConfig(Section):
-    """Everything that decides what a run computes."""
-
-    model: ModelSection = ModelSection()
-    data: DataSection = DataSection()
-    method: MethodSection = MethodSection()
-    train: TrainSection = TrainSection()
-    eval: EvalSection = EvalSection()
-    output: OutputSection = OutputSection()
-    advanced: AdvancedSection = AdvancedSection()
-
-    def to_yaml(self, *, complete: bool = False) -> str:
-        """YAML with only what differs from the defaults, or complete."""
-        values = self.model_dump() if complete else self.model_dump(exclude_defaults=True)
-        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True) if values else "{}\n"
-
-    def digest(self) -> str:
-        """16 hex digits that are equal exactly where two configurations are."""
-        text = json.dumps(self.model_dump(), sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def settings() -> Iterator[tuple[str, FieldInfo]]:
@@ -310,6 +32,19 @@ def settings() -> Iterator[tuple[str, FieldInfo]]:
 def field_of(dotted: str) -> FieldInfo:
     section, name = dotted.split(".")
     return RunConfig.model_fields[section].annotation.model_fields[name]
+
+
+def applies(dotted: str, values: Mapping[str, Any]) -> bool:
+    """Whether a setting has any effect beside the other ones, given as {"method.type": "lora", …}; default where absent."""
+    return all(
+        values.get(name, field_of(name).default) in wanted
+        for name, wanted in field_of(dotted).json_schema_extra["only"].items()
+    )
+
+
+def flat(config: RunConfig) -> dict[str, Any]:
+    """Every setting's value by its dotted name."""
+    return {name: getattr(getattr(config, name.split(".")[0]), name.split(".")[1]) for name, _ in settings()}
 
 
 def bounds(info: FieldInfo) -> dict[str, float]:
@@ -389,7 +124,8 @@ def cross_faults(config: RunConfig) -> list[Fault]:
                 "Choose such a name, for instance my-gemma.",
             )
         )
-    for section, allowed in (("sft", ADVANCED_SFT), ("lora", ADVANCED_LORA)):
+    trainer = ADVANCED_TRAINER | ADVANCED_OBJECTIVE[config.objective.type]
+    for section, allowed in (("trainer", trainer), ("lora", ADVANCED_LORA)):
         for name in getattr(config.advanced, section):
             if name not in allowed:
                 faults.append(
@@ -402,6 +138,69 @@ def cross_faults(config: RunConfig) -> list[Fault]:
         faults.append(
             Fault("data.source", "", "A data source is needed.", "Upload a file or choose an example.")
         )
+    return faults + _combinations(config)
+
+
+def _combinations(config: RunConfig) -> list[Fault]:
+    """What cannot be asked for together."""
+    faults = []
+    method, goal, train, devices = config.method, config.objective, config.train, config.devices
+
+    def refuse(where: str, value: object, rule: str, way_out: str) -> None:
+        faults.append(Fault(where, shown(value), rule, way_out))
+
+    if method.type == "qlora" and method.init_lora_weights in ("pissa", "olora", "loftq"):
+        refuse("method.init_lora_weights", method.init_lora_weights, "It needs the unquantized weights of the base.",
+               "Choose default or gaussian, or the method lora.")  # fmt: skip
+    if method.type == "qlora" and devices.distributed_type != "ddp" and devices.num_processes > 1:
+        refuse("devices.distributed_type", devices.distributed_type, "A quantized base is not shared out between GPUs here.",
+               "Choose ddp, or the method lora.")  # fmt: skip
+    if goal.type == "grpo" and goal.reward == "regex":
+        try:
+            re.compile(goal.reward_pattern)
+        except re.error as error:
+            refuse(
+                "objective.reward_pattern",
+                goal.reward_pattern,
+                f"This is no regular expression: {error}.",
+                "Mend it.",
+            )
+        if not goal.reward_pattern:
+            refuse(
+                "objective.reward_pattern",
+                "",
+                "The reward regex needs a pattern.",
+                r"Write one, for instance \d+.",
+            )
+    batch = train.per_device_train_batch_size * train.gradient_accumulation_steps * devices.num_processes
+    if goal.type == "grpo" and batch % goal.num_generations:
+        refuse("objective.num_generations", goal.num_generations,
+               f"It must divide the {batch} answers of a step (batch size × accumulation × processes).",
+               "Choose a batch size that is a multiple of it.")  # fmt: skip
+    for name in ("early_stopping_patience", "load_best_model_at_end"):
+        if getattr(config.eval, name) and not config.eval.eval_steps:
+            refuse(f"eval.{name}", getattr(config.eval, name), "It needs validations, and there are none.",
+                   "Set eval.eval_steps, for instance to 0.1.")  # fmt: skip
+    if devices.num_machines > 1 and not devices.main_process_ip:
+        refuse(
+            "devices.main_process_ip",
+            "",
+            "Several hosts need the address of host 0.",
+            "Write its address, such as 10.0.0.1.",
+        )
+    if devices.machine_rank >= devices.num_machines:
+        refuse("devices.machine_rank", devices.machine_rank, f"With {devices.num_machines} hosts it is below {devices.num_machines}.",
+               "Count from 0.")  # fmt: skip
+    if devices.gpu_ids and not re.fullmatch(r"\d+(,\d+)*", devices.gpu_ids):
+        refuse(
+            "devices.gpu_ids",
+            devices.gpu_ids,
+            "GPUs are numbers with commas between them.",
+            "Write 0,1 for the first two.",
+        )
+    elif devices.gpu_ids and len(set(devices.gpu_ids.split(","))) != devices.num_processes:
+        refuse("devices.gpu_ids", devices.gpu_ids, f"There is one process for each GPU, and {devices.num_processes} processes are asked for.",
+               "Name as many GPUs as processes.")  # fmt: skip
     return faults
 
 

@@ -25,10 +25,16 @@ def page() -> str:
                 f"\n## {section}\n\n| setting | default | allowed | what it does |\n| --- | --- | --- | --- |"
             )
         unit = f" ({extra['unit']})" if extra["unit"] else ""
-        only = f" Only for {extra['only']}." if extra["only"] else ""
+        only = f" Only for {_condition(extra['only'])}." if extra["only"] else ""
         default = f"`{info.default}`" if info.default != "" else "empty"
         lines.append(f"| `{dotted}` | {default}{unit} | {range_text(dotted)} | {info.description}{only} |")
     return "\n".join(lines) + "\n"
+
+
+def _condition(only: dict[str, tuple]) -> str:
+    return ", ".join(
+        f"{name.partition('.')[2]} {' or '.join(map(str, values))}" for name, values in only.items()
+    )
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def test_complete_yaml_reads_back_to_the_same_configuration():
         {
             "model": {"id": "google/gemma-3-1b-it"},
             "data": {"columns": {"prompt": "q"}},
-            "advanced": {"sft": {"adam_beta2": 0.95}},
+            "advanced": {"trainer": {"adam_beta2": 0.95}},
         }
     )
     assert parse(yaml.safe_load(one.to_yaml(complete=True))) == one
@@ -63,8 +63,8 @@ def test_an_unknown_setting_is_answered_with_the_nearest():
 
 
 def test_advanced_arguments_are_held_to_a_list_without_paths_code_or_reporting():
-    message = faults_of({"advanced": {"sft": {"output_dir": "/etc", "adam_beta1": 0.9}}})
-    assert list(message) == ["advanced.sft.output_dir"]
+    message = faults_of({"advanced": {"trainer": {"output_dir": "/etc", "adam_beta1": 0.9}}})
+    assert list(message) == ["advanced.trainer.output_dir"]
     for name in (
         "output_dir",
         "logging_dir",
@@ -74,7 +74,7 @@ def test_advanced_arguments_are_held_to_a_list_without_paths_code_or_reporting()
         "resume_from_checkpoint",
         "hub_token",
     ):
-        assert name not in config.ADVANCED_SFT | config.ADVANCED_LORA
+        assert name not in config.ADVANCED_TRAINER | config.ADVANCED_LORA
 
 
 def test_dotted_overrides_are_read_as_yaml_with_exponents_as_numbers(tmp_path):
@@ -128,14 +128,65 @@ def test_every_setting_has_label_help_and_a_default_within_its_range():
 def test_names_are_those_of_transformers_peft_and_trl():
     from dataclasses import fields
 
+    import trl
     from peft import LoraConfig
-    from trl import SFTConfig
+    from trl.experimental.orpo import ORPOConfig
 
-    sft = {field.name for field in fields(SFTConfig)}
-    lora = {field.name for field in fields(LoraConfig)}
-    assert sft >= config.ADVANCED_SFT
+    def names(kind: type) -> set[str]:
+        return {field.name for field in fields(kind)}
+
+    kinds = {name: getattr(trl, f"{name.upper()}Config", None) for name in config.ADVANCED_OBJECTIVE}
+    kinds |= {"orpo": ORPOConfig, "reward": trl.RewardConfig}
+    assert names(trl.SFTConfig) >= config.ADVANCED_TRAINER
+    for objective, allowed in config.ADVANCED_OBJECTIVE.items():
+        assert names(kinds[objective]) >= allowed, objective
+    lora = names(LoraConfig)
     assert lora >= config.ADVANCED_LORA
+    sft = names(trl.SFTConfig)
     ours = {dotted.split(".")[1] for dotted, _ in config.settings() if dotted.startswith("train.")}
-    assert ours <= sft
-    assert {"eval_steps", "per_device_eval_batch_size", "save_steps", "save_total_limit"} <= sft
-    assert {"r", "lora_alpha", "lora_dropout", "target_modules"} <= lora
+    assert ours - sft == {"survive_out_of_memory", "fused_linear_cross_entropy"}  # they have no such thing
+    assert {
+        "eval_steps",
+        "per_device_eval_batch_size",
+        "save_steps",
+        "save_total_limit",
+        "load_best_model_at_end",
+    } <= sft
+    assert {
+        "r",
+        "lora_alpha",
+        "lora_dropout",
+        "target_modules",
+        "use_dora",
+        "use_rslora",
+        "init_lora_weights",
+    } <= lora
+
+
+def test_a_setting_applies_only_beside_those_that_it_belongs_to():
+    assert config.applies("train.seed", {})
+    assert not config.applies("method.r", {"method.type": "full"})
+    assert not config.applies("objective.label_smoothing", {"objective.type": "dpo"})
+    robust = {"objective.type": "dpo", "objective.loss_type": "robust"}
+    assert config.applies("objective.label_smoothing", robust)
+
+
+@pytest.mark.parametrize(
+    ("values", "where"),
+    [
+        ({"method": {"type": "qlora", "init_lora_weights": "pissa"}}, "method.init_lora_weights"),
+        ({"objective": {"type": "grpo", "reward": "regex"}}, "objective.reward_pattern"),
+        (
+            {"objective": {"type": "grpo", "reward": "regex", "reward_pattern": "("}},
+            "objective.reward_pattern",
+        ),
+        ({"objective": {"type": "grpo", "num_generations": 3}}, "objective.num_generations"),
+        ({"eval": {"eval_steps": 0, "early_stopping_patience": 2}}, "eval.early_stopping_patience"),
+        ({"devices": {"num_machines": 2}}, "devices.main_process_ip"),
+        ({"devices": {"machine_rank": 1}}, "devices.machine_rank"),
+        ({"devices": {"gpu_ids": "a"}}, "devices.gpu_ids"),
+        ({"devices": {"gpu_ids": "0,1"}}, "devices.gpu_ids"),
+    ],
+)
+def test_what_cannot_go_together_is_named(values, where):
+    assert where in faults_of(values)

@@ -12,9 +12,10 @@ PACKAGE = ROOT / "gemma_tune"
 FLOORS = [
     {"errors"},
     {"pocket"},
+    {"geometry", "objectives", "sections"},
     {"catalog"},
     {"config"},
-    {"hub_client", "hub_errors", "reference"},
+    {"hub_client", "hub_errors", "reference", "forecast"},
     {"hub"},
     {"hub_access"},
     {"data", "runs"},

@@ -206,12 +206,15 @@ class _Measured:
 
 
 def steps_per_epoch(rows: int, tokens: int, config: RunConfig) -> int:
-    """Optimizer steps of one pass on one device, counted as Transformers' Trainer counts them."""
-    train, sft = config.train, config.advanced.sft
-    if sft.get("packing"):
+    """Optimizer steps of one pass over all devices, counted as Transformers' Trainer counts them."""
+    train = config.train
+    if train.packing:
         rows = min(rows, math.ceil(tokens / train.max_length))
-    batches = rows / train.per_device_train_batch_size
-    batches = math.floor(batches) if sft.get("dataloader_drop_last") else math.ceil(batches)
+    processes = config.devices.num_processes * config.devices.num_machines
+    batches = rows / (train.per_device_train_batch_size * processes)
+    batches = (
+        math.floor(batches) if config.advanced.trainer.get("dataloader_drop_last") else math.ceil(batches)
+    )
     return math.ceil(batches / train.gradient_accumulation_steps)
 
 
@@ -235,8 +238,8 @@ def _set_warnings(prepared: Prepared, config: RunConfig) -> list[Fault]:
             "Add rows: there are too few different ones to hold any back." if share else "Set it to 0.1."
         )
         warnings.append(Fault("data.validation_fraction", str(share), rule, way_out))
-    if config.advanced.sft.get("packing"):
+    if config.train.packing:
         warnings.append(
-            Fault("advanced.sft.packing", "true", "With packing the number of steps is an estimate.", "")
+            Fault("train.packing", "true", "With packing the number of steps is an estimate.", "")
         )
     return warnings

@@ -7,7 +7,7 @@ from itertools import islice
 
 import numpy as np
 
-from gemma_tune.config import DataSection, RunConfig
+from gemma_tune.config import RunConfig
 from gemma_tune.data.formats import REASONS_SHOWN, all_rejected, recognise
 from gemma_tune.data.parallel import Watch, unwatched
 from gemma_tune.data.rows import Opened, Rejected, Schema, Table
@@ -24,6 +24,7 @@ from gemma_tune.data.sources import (
 from gemma_tune.data.split import split, weighted
 from gemma_tune.data.store import Part, Store, stored
 from gemma_tune.errors import DataError, Fault, GemmaTuneError, shown
+from gemma_tune.sections import DataSection
 
 SAMPLE_ROWS = 200  # from which the schema is recognised
 

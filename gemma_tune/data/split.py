@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gemma_tune.config import DataSection
+from gemma_tune.sections import DataSection
 
 
 def split(facts: np.ndarray, data: DataSection) -> tuple[np.ndarray, np.ndarray]:

@@ -37,6 +37,15 @@ MIX_SCRIPT = """element.addEventListener("click", (event) => {
 });"""
 
 
+class RowNumber(gr.Slider):
+    """A slider that a browser may report before it was ever drawn: its value is then None, which Slider refuses."""
+
+    is_template = True  # the page draws it as a Slider
+
+    def preprocess(self, payload: float | None) -> float:
+        return self.minimum if payload is None else super().preprocess(payload)
+
+
 def build(tab: SetUp) -> None:
     gr.HTML('<p class="gt-lead">What should it learn? Every row is checked now, before anything starts.</p>')
     _sources(tab)
@@ -165,7 +174,7 @@ def _rows(tab: SetUp) -> None:
     parts = tab.parts
     with gr.Tab("What the model sees", id="sees"):
         with gr.Row():
-            parts["row"] = gr.Slider(1, 2, value=1, step=1, label="Row", elem_id="row-number", min_width=240)
+            parts["row"] = RowNumber(1, 2, value=1, step=1, label="Row", elem_id="row-number", min_width=240)
             parts["which"] = gr.Dropdown(
                 ROWS_SHOWN, value="all", label="Of", elem_id="row-which", min_width=170
             )

@@ -104,8 +104,10 @@ def _method_step(tab: SetUp) -> None:
         for section, title in (
             ("train", "Training"),
             ("method", "Adapter"),
+            ("objective", "Objective"),
             ("eval", "Evaluation"),
             ("output", "Saving"),
+            ("devices", "Devices"),
         ):
             gr.HTML(f'<div class="gt-plain"><h3>{title}</h3></div>')
             for switches in (False, True):
@@ -117,8 +119,8 @@ def _method_step(tab: SetUp) -> None:
             ADVANCED,
             gr.Textbox(
                 label="Advanced",
-                info="Further arguments of TRL's SFTConfig (sft:) and PEFT's LoraConfig (lora:), in YAML.",
-                placeholder="sft:\n  adam_beta2: 0.95",
+                info="Further arguments of TRL's trainer configuration (trainer:) and PEFT's LoraConfig (lora:), in YAML.",
+                placeholder="trainer:\n  adam_beta2: 0.95",
                 lines=3,
                 elem_id="advanced",
             ),

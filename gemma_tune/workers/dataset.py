@@ -66,7 +66,7 @@ def tokens_of(
 
 def encode(run: RunFolder, rows: Rows, config: RunConfig, tokens: data.Tokens) -> tuple[Side, Side]:
     """Training and validation side, cut. Packing does its own cutting."""
-    limit = NO_LIMIT if config.advanced.sft.get("packing") else config.train.max_length
+    limit = NO_LIMIT if config.train.packing else config.train.max_length
     learned = tokens.learned(limit)
 
     def side(name: str, indices: np.ndarray) -> Side:

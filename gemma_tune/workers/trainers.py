@@ -39,7 +39,7 @@ class Trainer(SFTTrainer):
 def sft_config(config: RunConfig, output_dir: Path, *, has_validation: bool) -> SFTConfig:
     """Raises ConfigError, naming the setting of `advanced` that is wrong."""
     gpu = torch.cuda.is_available()
-    train, advanced = config.train, config.advanced.sft
+    train, advanced = config.train, config.advanced.trainer
     evaluates = has_validation and config.eval.eval_steps > 0
     own = {
         "output_dir": str(output_dir),
@@ -56,9 +56,10 @@ def sft_config(config: RunConfig, output_dir: Path, *, has_validation: bool) -> 
         "optim": train.optim,
         "activation_checkpointing": train.activation_checkpointing,
         "bf16": train.bf16 == "on" or (train.bf16 == "auto" and modeling.computes_bfloat16()),
+        "packing": train.packing,
         "neftune_noise_alpha": train.neftune_noise_alpha or None,
         "seed": train.seed,
-        "max_length": train.max_length if advanced.get("packing") else None,  # the rows come already cut
+        "max_length": train.max_length if train.packing else None,  # the rows come already cut
         "logging_steps": train.logging_steps,
         "logging_nan_inf_filter": False,  # it would show the last good loss in place of NaN
         "eval_strategy": "steps" if evaluates else "no",
@@ -71,7 +72,7 @@ def sft_config(config: RunConfig, output_dir: Path, *, has_validation: bool) -> 
         "disable_tqdm": True,
         "report_to": "none",
     }
-    return _built(SFTConfig, "advanced.sft", own, advanced)
+    return _built(SFTConfig, "advanced.trainer", own, advanced)
 
 
 def lora_config(config: RunConfig) -> LoraConfig:
@@ -82,6 +83,9 @@ def lora_config(config: RunConfig) -> LoraConfig:
         "lora_alpha": method.lora_alpha,
         "lora_dropout": method.lora_dropout,
         "target_modules": TARGETS[method.target_modules],
+        "use_dora": method.use_dora,
+        "use_rslora": method.use_rslora,
+        "init_lora_weights": True if method.init_lora_weights == "default" else method.init_lora_weights,
         "task_type": "CAUSAL_LM",
     }
     return _built(LoraConfig, "advanced.lora", own, config.advanced.lora)
@@ -108,10 +112,10 @@ def build_trainer(
             callbacks=callbacks,
         )
     except (ValueError, TypeError, NotImplementedError) as error:
-        if not (config.advanced.sft or config.advanced.lora):
+        if not (config.advanced.trainer or config.advanced.lora):
             raise
         raise ConfigError.at(
-            "advanced", {**config.advanced.sft, **config.advanced.lora}, f"These settings do not go together: {error}",
+            "advanced", {**config.advanced.trainer, **config.advanced.lora}, f"These settings do not go together: {error}",
             "Take one out after the other; docs/settings.md says what there is.",
         ) from error  # fmt: skip
     trainer.remove_callback(PrinterCallback)

@@ -234,7 +234,7 @@ def test_what_may_surprise_is_a_finding_or_a_warning(configured, write):
 
 def test_with_packing_the_steps_are_an_estimate_and_it_says_so(configured, write):
     wanted = configured(write("a.jsonl", PAIRS), max_length=128)
-    wanted.advanced.sft["packing"] = True
+    wanted.train.packing = True
     report = check(wanted)
     assert any("number of steps is an estimate" in one.rule for one in report.warnings)
     assert report.steps_per_epoch == math.ceil(math.ceil(report.total_tokens / 128) / 2)

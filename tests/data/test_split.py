@@ -8,6 +8,7 @@ from gemma_tune.data.facts import FACTS, noted
 from gemma_tune.data.prepare import prepare
 from gemma_tune.data.rows import Row
 from gemma_tune.data.split import held_back, mixed, split, wanted_rows, weighted
+from gemma_tune.sections import DataSection
 
 
 def facts_of(answers, part: int = 0, held: tuple[int, ...] = ()) -> np.ndarray:
@@ -23,8 +24,8 @@ def facts_of(answers, part: int = 0, held: tuple[int, ...] = ()) -> np.ndarray:
     return np.array([noted(row, part)[0] for row in rows], FACTS)
 
 
-def data(**values) -> config.DataSection:
-    return config.DataSection(**values)
+def data(**values) -> DataSection:
+    return DataSection(**values)
 
 
 # ---- the split -------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ def values(tab: setup.SetUp, **changes) -> tuple:
 def test_every_setting_has_a_widget(tab):
     names = set(tab.form.widgets)
     for dotted, _ in settings():
-        if dotted not in ("data.columns", "advanced.sft", "advanced.lora"):
+        if dotted not in ("data.columns", "advanced.trainer", "advanced.lora"):
             assert dotted in names, dotted
     assert {"advanced", "data.columns.prompt"} <= names
 
@@ -40,7 +40,7 @@ def test_a_configuration_survives_the_way_into_the_form_and_back(tab):
                 "fixes": ["strip"],
                 "mix": [{"source": "a.json", "weight": 2.0, "columns": {"text": "t"}}],
             },
-            "advanced": {"sft": {"adam_beta2": 0.95}},
+            "advanced": {"trainer": {"adam_beta2": 0.95}},
         }
     )
     raw = tuple(update["value"] for update in tab.form.write(config))
@@ -55,7 +55,7 @@ def test_an_empty_number_is_a_fault_of_its_field(tab):
 
 def test_unreadable_advanced_text_is_said(tab):
     with pytest.raises(ConfigError, match="advanced"):
-        tab.form.read(values(tab, advanced="sft: ["))
+        tab.form.read(values(tab, advanced="trainer: ["))
 
 
 def test_help_shows_the_range_from_the_configuration(tab):

@@ -97,7 +97,7 @@ def test_rows_with_nothing_to_learn_are_left_out_by_their_number(make_run, sourc
 
 def test_packing_cuts_for_itself(make_run, source):
     run = make_run(source(*talk_records(9), {"messages": LONG}), "data.validation_fraction=0", "train.max_length=64",
-                   "advanced.sft.packing=true")  # fmt: skip
+                   "train.packing=true")  # fmt: skip
     rows, tokens, (train, _) = encoded(run)
     written = Dataset.from_file(str(train.path))
     assert max(len(row["input_ids"]) for row in written) == tokens.lengths.max() > 64

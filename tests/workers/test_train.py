@@ -230,13 +230,13 @@ def test_rows_that_are_all_prompt_are_named_or_refused(make_run, talks, tmp_path
 
 
 def test_settings_that_do_not_go_together_are_a_fault(make_run):
-    run = make_run("advanced.sft.loss_type=bogus")
+    run = make_run("advanced.trainer.loss_type=bogus")
     assert work(run) == train.FAULT_EXIT
     assert "bogus" in events_of(run, "error")[0]["faults"][0]["rule"]
 
 
 def test_packing_and_padding_free_train(make_run):
-    for override in ("advanced.sft.packing=true", "advanced.sft.padding_free=true"):
+    for override in ("train.packing=true", "train.padding_free=true"):
         run = make_run(override, "train.per_device_train_batch_size=2")
         assert work(run) == 0
         assert events_of(run, "metrics")[-1]["tokens"] > 0

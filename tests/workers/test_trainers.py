@@ -32,25 +32,25 @@ def test_without_a_gpu_it_computes_in_float32_on_the_cpu(tmp_path):
 
 
 def test_advanced_arguments_pass_through(tmp_path):
-    values = {"sft": {"data_seed": 7, "adam_beta2": 0.95}, "lora": {"use_rslora": True}}
+    values = {"trainer": {"data_seed": 7, "adam_beta2": 0.95}, "lora": {"bias": "lora_only"}}
     settings = parse(advanced=values)
     args = trainers.sft_config(settings, tmp_path, has_validation=False)
     assert (args.data_seed, args.adam_beta2) == (7, 0.95)
-    assert trainers.lora_config(settings).use_rslora
+    assert trainers.lora_config(settings).bias == "lora_only"
 
 
 def test_every_wrong_advanced_argument_is_named(tmp_path):
-    settings = parse(advanced={"sft": {"adam_beta1": "much", "packing": "perhaps"}})
+    settings = parse(advanced={"trainer": {"adam_beta1": "much", "data_seed": "perhaps"}})
     with pytest.raises(ConfigError) as caught:
         trainers.sft_config(settings, tmp_path, has_validation=False)
     assert [fault.where for fault in caught.value.faults] == [
-        "advanced.sft.adam_beta1",
-        "advanced.sft.packing",
+        "advanced.trainer.adam_beta1",
+        "advanced.trainer.data_seed",
     ]
 
 
 def test_an_advanced_argument_that_peft_refuses_is_named():
-    settings = parse(advanced={"lora": {"use_rslora": True, "layers_pattern": "layers"}})
+    settings = parse(advanced={"lora": {"bias": "none", "layers_pattern": "layers"}})
     with pytest.raises(ConfigError, match="advanced.lora.layers_pattern: "):
         trainers.lora_config(settings)
 

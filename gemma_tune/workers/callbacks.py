@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 from gemma_tune.errors import RunError
 from gemma_tune.runs.checkpoints import write_marker
 from gemma_tune.runs.folder import RunFolder
-from gemma_tune.workers.trainers import ValidationStopped
+from gemma_tune.workers.validation import ValidationStopped
 
 log = logging.getLogger(__name__)
 

@@ -15,25 +15,14 @@ from trl import SFTConfig, SFTTrainer
 from gemma_tune.config import RunConfig
 from gemma_tune.errors import ConfigError, Fault, shown
 from gemma_tune.workers import modeling
+from gemma_tune.workers.validation import StoppableValidation
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 TARGETS = {"attention": ATTENTION, "all-linear": [*ATTENTION, "gate_proj", "up_proj", "down_proj"]}
 
 
-class ValidationStopped(Exception):
-    """Raised by a callback within a validation when the user wants to stop."""
-
-
-class Trainer(SFTTrainer):
-    """SFTTrainer whose validation can be broken off; its result is then empty."""
-
-    def evaluate(self, *args, **kwargs) -> dict[str, float]:
-        try:
-            return super().evaluate(*args, **kwargs)
-        except ValidationStopped:
-            self.control.should_evaluate = False
-            self.model.train()
-            return {}
+class Trainer(StoppableValidation, SFTTrainer):
+    """SFTTrainer whose validation can be broken off."""
 
 
 def sft_config(config: RunConfig, output_dir: Path, *, has_validation: bool) -> SFTConfig:

@@ -47,10 +47,16 @@ def _parser() -> argparse.ArgumentParser:
     for name, call, help in (
         ("train", _train, "Start a run and show it until it ends; Ctrl-C leaves it running."),
         ("check", _check, "Check configuration and data; nothing is started."),
+        (
+            "forecast",
+            _forecast,
+            "Memory, time and disk before anything is loaded; exit code 0 where it fits, 2 where not.",
+        ),
     ):
         added = command(name, call, help)
         added.add_argument("config", help="a YAML file, such as configs/pocket-lora.yaml")
         added.add_argument("overrides", nargs="*", metavar="section.name=value")
+    command("models", _models, "List the models of the catalogue.")
     command("runs", _runs, "List all runs, newest first.")
     for name, call, help in (
         ("watch", _watch, "Show a run until it ends."),
@@ -102,6 +108,28 @@ def _check(arguments: argparse.Namespace) -> int:
     if not report.faults:
         print("✓ Ready to train.")
     return EXIT_MEND if report.faults else EXIT_OK
+
+
+def _forecast(arguments: argparse.Namespace) -> int:
+    from gemma_tune import data, listing, outlook
+
+    config = _load(arguments)
+    report = data.check(config, _token(), _reading)
+    found = outlook.forecast_of(config, report)
+    for line in listing.forecast(config, found, outlook.device_of(config).name, report):
+        print(line)
+    if not found.fits:
+        for line in listing.ways(outlook.ways(config, report)):
+            print(line)
+    return EXIT_OK if found.fits else EXIT_MEND
+
+
+def _models(_: argparse.Namespace) -> int:
+    from gemma_tune import listing
+
+    for line in listing.models():
+        print(line)
+    return EXIT_OK
 
 
 def _load(arguments: argparse.Namespace):

@@ -11,12 +11,12 @@ import math
 import os
 import re
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gemma_tune import catalog, hub_client, hub_errors
+from gemma_tune import catalog, hub_adapters, hub_client, hub_errors
 from gemma_tune.errors import AccessError, ConfigError, ModelError
+from gemma_tune.hub_config import check_model_config, context_tokens, read_config
 from gemma_tune.hub_errors import hub_error, hub_failures, offline
 
 __all__ = [
@@ -35,7 +35,6 @@ __all__ = [
 TIMEOUT_SECONDS = 5.0
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json")
 _MODEL_ID = re.compile(r"(?=.{3,96}$)[A-Za-z0-9][\w.-]*/[\w.-]+")  # the Hub allows 96 characters
-_PRIVATE_FIELD = re.compile(r"_.*_internal")
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,7 @@ class ModelFacts:
     licence: str
     bytes_on_disk: int | None  # of the weights; what a download costs where they are not on disk
     card: catalog.ModelCard | None
+    adapter: str | None = None  # the folder of a LoRA adapter on top; everything else is told of its base
 
 
 def home() -> Path:
@@ -99,12 +99,16 @@ def check_path(path: str | Path, where: str) -> Path:
 
 
 def inspect_model(model_id: str, revision: str = "main", token: str | None = None) -> ModelFacts:
-    """What is known of a model. A model wholly on disk is looked up there, without a request."""
+    """What is known of a model. A model wholly on disk is looked up there, without a request.
+
+    An adapter's folder, and run:ID of a run that trained one, are told as their base with `adapter` set.
+    """
+    model_id, revision, adapter = _base(model_id, revision)
     folder = local_folder(model_id)
     if folder is None:
         folder = _cached_folder(model_id, revision)
         if folder is None or not _is_complete(folder):
-            return _hub_facts(model_id, revision, token)
+            return replace(_hub_facts(model_id, revision, token), adapter=adapter)
         revision = folder.name  # the cache names a snapshot after its commit
     elif model_id == catalog.POCKET_ID and not folder.is_dir():
         raise ModelError.at(
@@ -112,16 +116,43 @@ def inspect_model(model_id: str, revision: str = "main", token: str | None = Non
             "Make it with python -m gemma_tune.pocket.make.",
         )  # fmt: skip
     facts = _folder_facts(model_id, folder)
-    return replace(facts, revision=revision)
+    return replace(facts, revision=revision, adapter=adapter)
+
+
+def _base(model_id: str, revision: str) -> tuple[str, str, str | None]:
+    """The id and revision of a whole model, and the folder of the adapter that the id names on top of it.
+
+    Of adapters that were trained one after the other the last holds what all have learned.
+    """
+    adapter, met = None, set()
+    while (folder := local_folder(model_id)) and hub_adapters.is_adapter(folder):
+        if folder in met:
+            raise ModelError.at("model.id", model_id, "This adapter names itself as its base.", "Choose another model.")  # fmt: skip
+        met.add(folder)
+        adapter = adapter or str(folder)
+        model_id, revision = hub_adapters.base_of(folder)
+    return model_id, revision, adapter
 
 
 def is_on_disk(model_id: str, revision: str = "main") -> bool:
     """Whether nothing would have to be downloaded. Asks no network; an id that names nothing is not on disk."""
     try:
+        model_id, revision, _ = _base(model_id, revision)
         folder = local_folder(model_id) or _cached_folder(model_id, revision)
     except (ConfigError, ModelError):
         return False
     return folder is not None and _is_complete(folder)
+
+
+def config_path(model_id: str, revision: str = "main") -> Path | None:
+    """The config.json of a model, or of an adapter's base, where it lies on this disk. Asks no network."""
+    try:
+        model_id, revision, _ = _base(model_id, revision)
+        folder = local_folder(model_id) or _cached_folder(model_id, revision)
+    except (ConfigError, ModelError):
+        return None
+    path = folder / "config.json" if folder else None
+    return path if path and path.is_file() else None
 
 
 def tokenizer_folder(model_id: str, revision: str = "main", token: str | None = None) -> Path:
@@ -129,6 +160,8 @@ def tokenizer_folder(model_id: str, revision: str = "main", token: str | None = 
     folder = local_folder(model_id) or _cached_folder(model_id, revision)
     if folder and all((folder / name).is_file() for name in TOKENIZER_FILES[:2]):
         return folder
+    if folder and hub_adapters.is_adapter(folder):  # saved without one: its base has it
+        return tokenizer_folder(*_base(model_id, revision)[:2], token)
     if local_folder(model_id):
         raise ModelError.at(
             model_id, str(folder), "The folder has no tokenizer.json and tokenizer_config.json.",
@@ -149,9 +182,11 @@ def tokenizer_folder(model_id: str, revision: str = "main", token: str | None = 
 
 
 def local_folder(model_id: str) -> Path | None:
-    """The folder that an id names: Pocket Gemma's, or a path; None for an id of the Hub."""
+    """The folder that an id names: Pocket Gemma's, a run's result, or a path; None for an id of the Hub."""
     if model_id == catalog.POCKET_ID:
         return Path(catalog.local_path(model_id))
+    if model_id.startswith(hub_adapters.RUN_PREFIX):
+        return hub_adapters.run_model(home() / "runs", model_id)
     looks_local = model_id.startswith(("/", "./", "../", "~"))
     if looks_local or (not _MODEL_ID.fullmatch(model_id)) or Path(model_id).is_dir():
         folder = check_path(model_id, "model.id")
@@ -177,43 +212,8 @@ def dataset_files(repo: str, token: str | None = None) -> tuple[str, list[str]]:
     return info.sha, [file.rfilename for file in info.siblings or []]
 
 
-def check_model_config(config: dict, where: str) -> str:
-    """The model_type, where the config is of a Gemma that loads without foreign code."""
-    for path in _keys(config):
-        key = path.rpartition(".")[2]
-        if key == "auto_map":
-            raise ModelError.at(
-                where, path, "Its config.json names code to run when it is loaded (auto_map).",
-                "Use a model in the format of Transformers' own Gemma classes.",
-            )  # fmt: skip
-        if _PRIVATE_FIELD.fullmatch(key):
-            raise ModelError.at(
-                where, path, "Its config.json sets a private field of Transformers, which could load foreign code.",
-                "Take the field out if you trust the model, or use another one.",
-            )  # fmt: skip
-    model_type = config.get("model_type")
-    if model_type not in catalog.MODEL_TYPES:
-        raise ModelError.at(
-            where, model_type or "no model_type", "This is not a Gemma model that can be tuned here.",
-            f"Its model_type must be one of {', '.join(catalog.MODEL_TYPES)}.",
-        )  # fmt: skip
-    return model_type
-
-
-def _keys(value: object, path: str = "") -> Iterator[str]:
-    """Every key of nested objects, as a dotted path."""
-    if isinstance(value, list):
-        for one in value:
-            yield from _keys(one, path)
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            dotted = f"{path}.{key}".lstrip(".") if path else str(key)
-            yield dotted
-            yield from _keys(inner, dotted)
-
-
 def _folder_facts(model_id: str, folder: Path) -> ModelFacts:
-    config = _read_config(folder / "config.json", model_id)
+    config = read_config(folder / "config.json", model_id)
     model_type = check_model_config(config, model_id)
     weights = _weight_files(folder)
     if not weights:
@@ -226,7 +226,7 @@ def _folder_facts(model_id: str, folder: Path) -> ModelFacts:
         on_disk=True,
         model_type=model_type,
         parameters=_count_parameters(weights),
-        context_tokens=_context_tokens(config),
+        context_tokens=context_tokens(config),
         gated=card.gated if card else None,
         licence=card.licence if card else "unknown",
         bytes_on_disk=sum(path.stat().st_size for path in weights),
@@ -243,7 +243,7 @@ def _hub_facts(model_id: str, revision: str, token: str | None) -> ModelFacts:
         check_model_config(info.config, model_id)
     if not weights:
         raise _no_safetensors(model_id)
-    config = _read_config(_download(model_id, "config.json", info.sha, token), model_id)
+    config = read_config(_download(model_id, "config.json", info.sha, token), model_id)
     card = catalog.MODELS.get(model_id)
     sizes = [size for size in weights.values() if size]
     licence = (info.card_data.get("license") if info.card_data else None) or (
@@ -256,7 +256,7 @@ def _hub_facts(model_id: str, revision: str, token: str | None) -> ModelFacts:
         on_disk=False,
         model_type=check_model_config(config, model_id),
         parameters=info.safetensors.total if info.safetensors else card.parameters if card else None,
-        context_tokens=_context_tokens(config),
+        context_tokens=context_tokens(config),
         gated=bool(info.gated) if info.gated is not None else None,
         licence=licence,
         bytes_on_disk=sum(sizes) if sizes else None,
@@ -323,7 +323,7 @@ def _weight_files(folder: Path) -> list[Path]:
     """The safetensors of a model; none where one of the shards of its index is missing."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        names = sorted(set(_read_config(index, str(folder)).get("weight_map", {}).values()))
+        names = sorted(set(read_config(index, str(folder)).get("weight_map", {}).values()))
         shards = [folder / Path(name).name for name in names]
         return shards if all(path.is_file() for path in shards) else []
     return sorted(folder.glob("*.safetensors"))
@@ -341,30 +341,6 @@ def _count_parameters(weights: list[Path]) -> int | None:
             return None
         total += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
     return total
-
-
-def _read_config(path: Path, where: str) -> dict:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError.at(
-            where,
-            str(path.parent),
-            f"There is no {path.name} in it.",
-            "Name the folder that holds the model.",
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError.at(
-            where, str(error), f"Its {path.name} cannot be read.", "Download it again."
-        ) from None
-    if not isinstance(config, dict):
-        raise ModelError.at(where, str(path), f"Its {path.name} is not an object.", "Download it again.")
-    return config
-
-
-def _context_tokens(config: dict) -> int | None:
-    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else {}
-    return config.get("max_position_embeddings") or text.get("max_position_embeddings")
 
 
 def _no_safetensors(model_id: str) -> ModelError:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from gemma_tune.catalog import MODELS
 from gemma_tune.cli import main
 from gemma_tune.runs import engine
 
@@ -51,6 +52,22 @@ def test_check_names_every_bad_row_of_a_file_anywhere(home, tmp_path, capsys):
     assert run("check", PRESET, f"data.source={file}") == 0
     shown = capsys.readouterr().out
     assert "30 accepted, 1 left out" in shown and "row 31, completion" in shown
+
+
+def test_models_lists_the_whole_catalogue(home, capsys):
+    assert run("models") == 0
+    listed = capsys.readouterr().out
+    assert all(model_id in listed for model_id in MODELS)
+
+
+def test_forecast_counts_before_anything_is_loaded_and_its_exit_code_says_whether_it_fits(home, capsys):
+    assert run("forecast", PRESET) == 0
+    shown = capsys.readouterr().out
+    assert "✓ Fits" in shown and "weights" in shown and "90 steps" in shown
+    large = ["train.per_device_train_batch_size=1", "method.type=full"]
+    assert run("forecast", PRESET, "model.id=google/gemma-3-27b-it", *large) == 2
+    shown = capsys.readouterr().out
+    assert "✗ Does not fit" in shown and "every row is taken to be as long as allowed" in shown
 
 
 def test_train_ends_with_the_outcome_of_the_run(home, monkeypatch, capsys):

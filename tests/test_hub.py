@@ -336,3 +336,135 @@ def test_importing_the_look_up_loads_no_library():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+# ── adapters and runs ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def run(folder, model):
+    """Writes a run that saved an adapter (of the model folder, where nothing else is said) or a whole model."""
+
+    def write(name: str, base: str = "", whole: bool = False, **adapter: object) -> Path:
+        path = folder / "runs" / name
+        (path / "model").mkdir(parents=True)
+        (path / "config.yaml").write_text(json.dumps({"model": {"id": base or model(), "revision": "main"}}))
+        files = model_files() if whole else {"adapter_model.safetensors": safetensors(a=[2])}
+        for name, data in files.items():
+            (path / "model" / name).write_bytes(data)
+        if not whole:
+            own = {"peft_type": "LORA", "base_model_name_or_path": "/somewhere/else"}
+            (path / "model" / "adapter_config.json").write_text(json.dumps(own | adapter))
+        return path
+
+    return write
+
+
+def test_a_run_that_trained_an_adapter_is_its_base_with_the_adapter(run, model):
+    path = run("first")
+    facts = hub.inspect_model("run:first")
+    assert facts.adapter == str(path / "model")
+    assert (facts.id, facts.path, facts.parameters) == (model(), model(), 17)
+    assert hub.inspect_model(str(path / "model")) == facts, "the folder says the same"
+    assert hub.is_on_disk("run:first")
+    assert hub.inspect_model(model()).adapter is None
+
+
+def test_a_run_that_trained_all_weights_is_a_model_of_its_own(run):
+    path = run("whole", whole=True)
+    facts = hub.inspect_model("run:whole")
+    assert facts.adapter is None and facts.path == str(path / "model") and facts.parameters == 17
+
+
+def test_a_run_on_a_run_has_the_first_base_and_the_last_adapter(run, model):
+    run("first")
+    second = run("second", base="run:first")
+    assert hub.inspect_model("run:second").path == model()
+    assert hub.inspect_model("run:second").adapter == str(second / "model")
+    whole = run("whole", base="run:second", whole=True)
+    third = run("third", base="run:whole")
+    facts = hub.inspect_model("run:third")
+    assert (facts.path, facts.adapter) == (str(whole / "model"), str(third / "model"))
+
+
+def test_the_base_of_a_run_is_the_very_commit_that_it_was_trained_on(fake, run):
+    fake.add("models/me/gemma", model_files())
+    path = run("first", base="me/gemma")
+    (path / "provenance.json").write_text(json.dumps({"model_revision": COMMIT}))
+    facts = hub.inspect_model("run:first", "other")
+    assert (facts.id, facts.revision, facts.path) == ("me/gemma", COMMIT, None)
+    assert facts.adapter == str(path / "model")
+    assert not hub.is_on_disk("run:first")
+
+
+def test_the_tokenizer_of_an_adapter_is_its_own_or_that_of_its_base(run, model):
+    path = run("first")
+    assert hub.tokenizer_folder("run:first") == Path(model())
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (path / "model" / name).write_text("{}")
+    assert hub.tokenizer_folder("run:first") == path / "model"
+
+
+def test_an_adapter_folder_of_its_own_names_its_base(run, model, folder):
+    own = run("first", base_model_name_or_path=model()) / "model"
+    elsewhere = own.rename(folder / "adapter")
+    facts = hub.inspect_model(str(elsewhere))
+    assert (facts.path, facts.adapter) == (model(), str(elsewhere))
+
+
+@pytest.mark.parametrize(
+    ("adapter", "kind", "rule"),
+    [
+        ({"base_model_name_or_path": "/home/another/model"}, ConfigError, "outside the folders"),
+        ({"base_model_name_or_path": None}, ModelError, "names no base_model_name_or_path"),
+        ({"peft_type": "LOHA"}, ModelError, "Only LoRA adapters"),
+        ({"auto_mapping": {"parent_library": "evil.code"}}, ModelError, "names code to run"),
+    ],
+)
+def test_an_adapter_that_cannot_be_trusted_or_placed_is_refused(run, folder, adapter, kind, rule):
+    own = run("first", **adapter) / "model"
+    elsewhere = own.rename(folder / "adapter")
+    assert rule in fault_of(kind, str(elsewhere)).rule
+
+
+def test_a_run_that_is_missing_or_has_no_model_is_told(run, folder):
+    for name in ("run:none", "run:", "run:../first", "run:first/model"):
+        assert "no such run" in fault_of(ModelError, name).rule
+    path = run("first")
+    (path / "model" / "adapter_model.safetensors").unlink()
+    assert "no adapter_model.safetensors" in fault_of(ModelError, "run:first").rule
+    (path / "model").rename(folder / "taken")
+    assert "saved no model" in fault_of(ModelError, "run:first").rule
+    assert not hub.is_on_disk("run:first")
+
+
+def test_a_run_whose_files_were_edited_is_told(run):
+    path = run("first")
+    for broken in ("model: {", "model: none", "- a list", "model: {revision: main}"):
+        (path / "config.yaml").write_text(broken)
+        assert "which model the run began from" in fault_of(ModelError, "run:first").rule
+    (path / "config.yaml").write_text("model: {id: x/y}")
+    (path / "model" / "adapter_config.json").write_text("[]")
+    assert "cannot be read" in fault_of(ModelError, "run:first").rule
+
+
+def test_adapters_that_stand_on_each_other_are_no_endless_search(run):
+    run("first", base="run:second")
+    run("second", base="run:first")
+    assert "itself as its base" in fault_of(ModelError, "run:first").rule
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        ({"model_type": "gemma4_assistant"}, "draft model"),
+        ({"model_type": "gemma4_unified_assistant"}, "draft model"),
+        ({"model_type": "diffusion_gemma"}, "by diffusion"),
+        ({"model_type": "embedding_gemma2_text"}, "embedding model"),
+        ({**CONFIG, "use_bidirectional_attention": True}, "embedding model"),
+        ({"model_type": "t5gemma2"}, "encoder-decoder"),
+        ({"model_type": "paligemma"}, "about images"),
+    ],
+)
+def test_a_gemma_of_another_kind_is_refused_with_the_reason(model, config, why):
+    assert why in fault_of(ModelError, model(config)).rule

@@ -4,8 +4,9 @@ sources → readers, hub_sets, tfds_sets (pieces of rows) → formats, converter
 → split → tokens → doctor, findings. Nothing is held whole; what was made once is found again by its fingerprint.
 """
 
-from gemma_tune.data.doctor import Report, check
+from gemma_tune.data.doctor import Report, check, learns_answers_only
 from gemma_tune.data.formats import recognise
+from gemma_tune.data.lengths import Lengths, lengths_of
 from gemma_tune.data.parallel import Cancelled, Watch, unwatched
 from gemma_tune.data.prepare import Prepared, prepare
 from gemma_tune.data.rendering import ChatTokenizer
@@ -17,6 +18,7 @@ from gemma_tune.data.tokens import Tokens, tokens_of
 __all__ = [
     "Cancelled",
     "ChatTokenizer",
+    "Lengths",
     "Prepared",
     "Rejected",
     "Report",
@@ -31,6 +33,8 @@ __all__ = [
     "example_names",
     "first_rows",
     "keep_uploads",
+    "learns_answers_only",
+    "lengths_of",
     "open_source",
     "prepare",
     "read",

@@ -15,8 +15,9 @@ import numpy as np
 from gemma_tune import catalog, hub
 from gemma_tune.config import RunConfig
 from gemma_tune.data.findings import Finding, findings_of
+from gemma_tune.data.lengths import lengths_of
 from gemma_tune.data.parallel import Watch, unwatched
-from gemma_tune.data.prepare import Prepared, gather
+from gemma_tune.data.prepare import Prepared, gather, rows_per_batch
 from gemma_tune.data.rows import Rejected
 from gemma_tune.data.tokens import NO_SINGLE_BOS, NO_TURN_END, Tokens, tokens_of
 from gemma_tune.errors import Fault, ModelError
@@ -40,7 +41,7 @@ class Report:
     rejected: list[Rejected]
     fixable: dict[str, int] = field(default_factory=dict)  # mechanical fixes -> rows that they would save
     tokens: Tokens | None = None
-    lengths: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
+    lengths: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))  # of a pair's longer side
     cut_rows: int = 0
     unlearnable_rows: int = 0  # nothing learned is left; they are left out
     limited: list[Rejected] = field(
@@ -68,7 +69,7 @@ def check(config: RunConfig, token: str | None = None, watch: Watch = unwatched)
         wanted = config.model.id, config.model.revision, token
         hub.inspect_model(*wanted)
         folder = hub.tokenizer_folder(*wanted)
-        tokens = tokens_of(prepared.store, folder, config.train.assistant_only_loss, watch)
+        tokens = tokens_of(prepared.store, folder, learns_answers_only(config), watch)
     except ModelError as error:
         faults += error.faults
     watch("looking", 0, None)
@@ -115,16 +116,17 @@ class _Measured:
         self.store, self.tokens, self.config = prepared.store, tokens, config
         self.rows = prepared.train
         self.max_length = config.train.max_length
-        self.lengths = tokens.lengths[self.rows]
-        self.learned = tokens.learned(self.max_length)[self.rows]
-        self.cut = self.lengths > self.max_length
-        self.unlearnable = np.flatnonzero(self.learned == 0)
-        self.total_tokens = int(np.minimum(self.lengths, self.max_length).sum())
+        found = lengths_of(tokens, config)
+        self.lengths, self.prompts = found.longest[self.rows], found.prompt[self.rows]
+        self.learned, self.usable = found.learned[self.rows], found.usable[self.rows]
+        self.cut = found.cut[self.rows]
+        self.unlearnable = np.flatnonzero(~self.usable)
+        self.total_tokens = int(found.used[self.rows[self.usable]].sum())
         self.refused = dict(tokens.refused()) if not self.lengths.all() else {}
 
     def limited(self) -> list[Rejected]:
         """The first rows that do not come whole to the model, each with the reason."""
-        odd = np.flatnonzero(self.cut | (self.learned == 0))
+        odd = np.flatnonzero(self.cut | ~self.usable)
         facts = self.store.facts[self.rows[odd[:ROWS_LISTED]]]
         return [
             self._reason(int(place), int(fact["number"]), self.store.files[fact["file"]])
@@ -135,8 +137,10 @@ class _Measured:
         length = f"{self.lengths[place]:,} tokens"
         if reason := self.refused.get(int(self.rows[place])):
             return Rejected(number, "", "", reason, "Take the row out, or choose another model.", file)
-        if not self.learned[place]:
+        if not self.usable[place]:
             rule = f"Its first {self.max_length} tokens hold no part of an answer, so it is left out."
+            if self.config.objective.type == "reward":
+                rule = f"One of its answers ends beyond {self.max_length} tokens, so the pair is left out."
             return Rejected(
                 number, "", length, rule, "Shorten the question, or raise train.max_length.", file
             )
@@ -152,11 +156,13 @@ class _Measured:
             return [Fault("chat template", "", rule, reason)]
         if len(self.unlearnable) <= UNLEARNABLE_SHARE * len(self.rows):
             return []
-        if len(self.unlearnable) == len(self.rows):
+        told = f"{len(self.unlearnable):,} of {len(self.rows):,} rows"
+        rule = f"{told} keep no token to learn from at this maximum length."
+        if self.config.objective.type == "reward":
+            rule = f"{told} have an answer that ends beyond this maximum length."
+        elif len(self.unlearnable) == len(self.rows):
             rule = "No row keeps a token to learn from at this maximum length."
-        else:
-            rule = f"{len(self.unlearnable):,} of {len(self.rows):,} rows keep no token to learn from at this maximum length."
-        before = np.sort(self.tokens.before_learned()[self.rows])
+        before = np.sort(self.lengths if self.config.objective.type == "reward" else self.prompts)
         needed = before[len(before) - 1 - math.floor(UNLEARNABLE_SHARE * len(before))]
         way_out = (
             f"Set it above {needed:,}, so that nearly every row keeps some answer, or shorten the questions."
@@ -208,7 +214,14 @@ class _Measured:
 def steps_per_epoch(rows: int, tokens: int, config: RunConfig) -> int:
     """Optimizer steps of one pass over all devices, counted as Transformers' Trainer counts them."""
     train = config.train
-    if train.packing:
+    if (
+        config.objective.type == "grpo"
+    ):  # each prompt is answered several times, and an answer may be used again
+        again = config.advanced.trainer.get("num_iterations", 1)
+        steps = config.advanced.trainer.get("steps_per_generation", train.gradient_accumulation_steps)
+        batches = rows // rows_per_batch(config) * steps * again
+        return math.ceil(batches / train.gradient_accumulation_steps)
+    if packs(config):
         rows = min(rows, math.ceil(tokens / train.max_length))
     processes = config.devices.num_processes * config.devices.num_machines
     batches = rows / (train.per_device_train_batch_size * processes)
@@ -216,6 +229,15 @@ def steps_per_epoch(rows: int, tokens: int, config: RunConfig) -> int:
         math.floor(batches) if config.advanced.trainer.get("dataloader_drop_last") else math.ceil(batches)
     )
     return math.ceil(batches / train.gradient_accumulation_steps)
+
+
+def packs(config: RunConfig) -> bool:
+    return config.train.packing and config.objective.type == "sft"
+
+
+def learns_answers_only(config: RunConfig) -> bool:
+    """Preference training and rewards have no other way."""
+    return config.train.assistant_only_loss or config.objective.type != "sft"
 
 
 def total_steps(per_epoch: int, config: RunConfig) -> int:
@@ -238,7 +260,7 @@ def _set_warnings(prepared: Prepared, config: RunConfig) -> list[Fault]:
             "Add rows: there are too few different ones to hold any back." if share else "Set it to 0.1."
         )
         warnings.append(Fault("data.validation_fraction", str(share), rule, way_out))
-    if config.train.packing:
+    if packs(config):
         warnings.append(
             Fault("train.packing", "true", "With packing the number of steps is an estimate.", "")
         )

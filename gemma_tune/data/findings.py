@@ -69,7 +69,7 @@ def findings_of(prepared: Prepared) -> list[Finding]:
         *_copies(store, alike),
         *_long_rows(store),
         *_pairs(store),
-        *_labels(store, prepared.unused),
+        *_labels(store, prepared.unused_bad),
         *_scripts(store),
         *_languages(store),
     ]
@@ -166,15 +166,17 @@ def _pairs(store: Store) -> Iterator[Finding]:
         yield Finding("Lengths of chosen and rejected", 0, words, "plain")
 
 
-def _labels(store: Store, unused: int) -> Iterator[Finding]:
+def _labels(store: Store, unused_bad: int) -> Iterator[Finding]:
     labels = store.facts["label"]
     good, bad = int((labels == 1).sum()), int((labels == 0).sum())
     if not good + bad:
         return
     share = good / (good + bad)
     words = f"{good:,} answers are labelled as good, {bad:,} as bad ({share:.0%} good)."
-    if unused:
-        words += f" Supervised training learns the good ones; the {unused:,} bad ones are kept but not used."
+    if unused_bad:
+        words += (
+            f" Supervised training learns the good ones; the {unused_bad:,} bad ones are kept but not used."
+        )
     balanced = LABEL_BALANCE <= share <= 1 - LABEL_BALANCE
     if not balanced:
         words += " For KTO a balance between 1 : 1 and 1 : 4 works best."

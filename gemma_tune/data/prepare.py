@@ -8,6 +8,7 @@ from itertools import islice
 import numpy as np
 
 from gemma_tune.config import RunConfig
+from gemma_tune.data.fitting import fitting, misfits
 from gemma_tune.data.formats import REASONS_SHOWN, all_rejected, recognise
 from gemma_tune.data.parallel import Watch, unwatched
 from gemma_tune.data.rows import Opened, Rejected, Schema, Table
@@ -37,7 +38,8 @@ class Prepared:
     parts: list[Part]
     train: np.ndarray  # each row as often as its weight says
     validation: np.ndarray
-    unused: int = 0  # rows that the method cannot learn from
+    unused: int = 0  # rows that the objective cannot learn from
+    unused_bad: int = 0  # of them answers labelled as bad, which supervised training does not learn
     faults: list[Fault] = field(default_factory=list)  # of the set as a whole; `prepare` raises them
     warnings: list[Fault] = field(default_factory=list)
 
@@ -71,20 +73,25 @@ def gather(config: RunConfig, token: str | None = None, watch: Watch = unwatched
         Fault(_shown_source(part), "", note, "") for part in parts for note in part.opened.notes
     ]  # fmt: skip
     train, validation = split(store.facts, config.data)
-    good = store.facts["label"] != 0  # what supervised training learns of labelled answers
-    unused = int((~good[train]).sum() + (~good[validation]).sum()) if len(store) else 0
-    train, validation = train[good[train]], validation[good[validation]]
-    if unused and not len(train):
+    fits = fitting(store.facts, config.objective.type)
+    unfit, unused_kinds = misfits(store.facts, train, config)
+    left_out = np.concatenate([train, validation])[~fits[np.concatenate([train, validation])]]
+    unused, unused_bad = len(left_out), int((store.facts["label"][left_out] == 0).sum())
+    train, validation = train[fits[train]], validation[fits[validation]]
+    if unfit:
+        faults += unfit
+    elif unused and not len(train):
         faults.append(
             Fault(_name_of(parts), f"{unused:,} rows", "Every answer is labelled as bad, so there is nothing to learn.",
                   "Check the label column, or map another one (data.columns.label).")
         )  # fmt: skip
     else:
+        warnings += unused_kinds
         faults += _nothing_left(store, parts) or _all_held_back(train, store, config)
     if len(train):
         train = weighted(train, store.facts, [part.weight for part in parts], config.data.split_seed)
         faults += _too_few(len(train), _name_of(parts), config)
-    return Prepared(store, parts, train, validation, unused, faults, warnings)
+    return Prepared(store, parts, train, validation, unused, unused_bad, faults, warnings)
 
 
 def parts_of(data: DataSection, token: str | None, watch: Watch = unwatched) -> list[Part]:
@@ -189,19 +196,28 @@ def _all_held_back(train: np.ndarray, store: Store, config: RunConfig) -> list[F
 
 
 def _too_few(rows: int, where: str, config: RunConfig) -> list[Fault]:
-    batch = config.train.per_device_train_batch_size
+    batch = rows_per_batch(config)
     if rows >= batch:
         return []
     if not rows:
         return [
             Fault("data.weight", "0 rows", "With this weight no row is left to learn.", "Raise the weight.")
         ]
-    return [
-        Fault(
-            where, f"{rows} training rows", f"The data set is smaller than one batch of {batch} rows.",
-            f"Add rows, or set train.per_device_train_batch_size to {rows} or less.",
-        )
-    ]  # fmt: skip
+    way_out = f"Add rows, or set train.per_device_train_batch_size to {rows} or less."
+    if config.objective.type == "grpo":
+        way_out = "Add rows, or lower the batch size or the accumulation."
+    rule = f"The data set is smaller than one batch of {batch} rows."
+    return [Fault(where, f"{rows} training rows", rule, way_out)]
+
+
+def rows_per_batch(config: RunConfig) -> int:
+    """Rows that the smallest unit of training needs: a micro-batch, or for GRPO the prompts of one step's answers."""
+    train, devices = config.train, config.devices
+    if config.objective.type != "grpo":
+        return train.per_device_train_batch_size
+    answers = train.per_device_train_batch_size * devices.num_processes * devices.num_machines
+    steps = config.advanced.trainer.get("steps_per_generation", train.gradient_accumulation_steps)
+    return max(1, answers * steps // config.objective.num_generations)
 
 
 def _name_of(parts: list[Part]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +24,13 @@ NOT_LEARNED = -100  # the label that torch's cross-entropy ignores
 Span = tuple[int, int]
 _FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json")
 _CONVERSATION = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
+_FUNCTION = {"name": "f", "description": "d", "parameters": {"type": "object", "properties": {}}}
+_TOOLS = json.dumps([{"type": "function", "function": _FUNCTION}])
+_CALL = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": "{}"}}],
+}
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,9 @@ class ChatTokenizer:
         self.template = Template(template, special_tokens) if template else None
         self.bos_id, self.eos_id = (self._id(name) for name in ("bos_token", "eos_token"))
         self.end_of_turn_id: int | None = None
+        self.hand_over_id: int | None = (
+            None  # ends a call of a function where its answer belongs to the same turn
+        )
         self._header: list[
             int
         ] = []  # what the model reads before it answers; empty where it cannot be told apart
@@ -107,6 +117,7 @@ class ChatTokenizer:
         marks = self.tokenizer.get_added_tokens_decoder()
         after = self.tokenizer.encode(text[start + 1 : end], add_special_tokens=False).ids
         self.end_of_turn_id = next((token for token in after if token in marks), None)
+        self.hand_over_id = self._learn_hand_over(marks)
         before = self.render(_CONVERSATION[:1])
         asked = self.render(_CONVERSATION[:1], add_generation_prompt=True)
         header = self.tokenizer.encode(asked[len(before) :], add_special_tokens=False).ids
@@ -129,6 +140,17 @@ class ChatTokenizer:
                 self._quick(row, found.ids) != found.spans for row in rows for found in [self._exact(row)]
             ):
                 self._header = []
+
+    def _learn_hand_over(self, marks: Container[int]) -> int | None:
+        """The control token behind a call that nobody has answered yet: FunctionGemma and Gemma 4 stop there."""
+        if not self.template.takes_tools:
+            return None
+        try:
+            text = self.render([_CONVERSATION[0], _CALL], _TOOLS)
+        except ModelError:
+            return None
+        last = self.tokenizer.encode(text, add_special_tokens=False).ids[-1]
+        return last if last in marks else None
 
     @property
     def folds_system(self) -> bool:
@@ -298,8 +320,9 @@ class ChatTokenizer:
 
     @property
     def end_ids(self) -> list[int]:
-        """The tokens that end an answer: end of text and end of turn."""
-        return sorted({token for token in (self.eos_id, self.end_of_turn_id) if token is not None})
+        """The tokens that end an answer: end of text, end of turn, and the hand-over to a function."""
+        ends = (self.eos_id, self.end_of_turn_id, self.hand_over_id)
+        return sorted({token for token in ends if token is not None})
 
 
 def tokenizer_digest(folder: Path) -> str:

@@ -1,7 +1,8 @@
 """The tokens of a store on disk: made once for a tokenizer and template, cut and masked when they are used.
 
 `ids.bin` holds all ids one after the other, `lengths.bin` how many belong to each row; `spans.bin` and `counts.bin` the
-spans that carry loss likewise; `refused.jsonl` the rows that the template refuses, which have no ids.
+spans that carry loss likewise; `other.bin` and `other_lengths.bin` hold prompt and rejected answer of a pair, whose ids
+are those of its chosen answer; `refused.jsonl` the rows that the template refuses, which have no ids.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -17,12 +18,15 @@ import numpy as np
 import orjson
 
 from gemma_tune.data.parallel import Watch, in_order
-from gemma_tune.data.rendering import NOT_LEARNED, ChatTokenizer, tokenizer_digest
+from gemma_tune.data.rendering import NOT_LEARNED, ChatTokenizer, Encoding, tokenizer_digest
 from gemma_tune.data.rows import Row
 from gemma_tune.data.store import META, Store, appending, cached, mapped
 
-VERSION = 1
-FILES = ("ids.bin", "lengths.bin", "spans.bin", "counts.bin", "odd.bin", "refused.jsonl")
+VERSION = 2
+FILES = (
+    "ids.bin", "lengths.bin", "spans.bin", "counts.bin", "odd.bin", "other.bin", "other_lengths.bin", "prompts.bin",
+    "refused.jsonl",
+)  # fmt: skip
 NO_SINGLE_BOS, NO_TURN_END = 1, 2  # bits of odd.bin
 
 
@@ -34,6 +38,13 @@ class Tokens:
         self.ids = mapped(folder / "ids.bin", np.int32)
         self.lengths = mapped(folder / "lengths.bin", np.int32)  # (n,), uncut
         self.odd = mapped(folder / "odd.bin", np.uint8)  # (n,)
+        self.other_lengths = mapped(
+            folder / "other_lengths.bin", np.int32
+        )  # (n,), 0 where the row is no pair
+        self.prompt_lengths = mapped(
+            folder / "prompts.bin", np.int32
+        )  # (n,): tokens before the answer, where only answers are learned
+        self._other = mapped(folder / "other.bin", np.int32)
         self._spans = mapped(folder / "spans.bin", np.int32).reshape(-1, 2)
         self._counts = mapped(folder / "counts.bin", np.int32)
 
@@ -45,6 +56,17 @@ class Tokens:
     @cached_property
     def _span_ends(self) -> np.ndarray:
         return np.concatenate([[0], np.cumsum(self._counts, dtype=np.int64)])
+
+    @cached_property
+    def _other_ends(self) -> np.ndarray:
+        return np.concatenate([[0], np.cumsum(self.other_lengths, dtype=np.int64)])
+
+    def sides(self, index: int) -> tuple[list[int], list[int], list[int]]:
+        """(prompt, answer, rejected answer) of one row, uncut: ids; the last is empty where the row is no pair."""
+        prompt = int(self.prompt_lengths[index])
+        ids = self.ids[self.ends[index] : self.ends[index + 1]]
+        other = self._other[self._other_ends[index] : self._other_ends[index + 1]]
+        return ids[:prompt].tolist(), ids[prompt:].tolist(), other[prompt:].tolist()
 
     def learned(self, max_length: int) -> np.ndarray:
         """(n,): tokens with loss among the first max_length."""
@@ -94,6 +116,9 @@ class Tokenised:
     spans: bytes
     counts: np.ndarray
     odd: np.ndarray
+    other: bytes
+    other_lengths: np.ndarray
+    prompts: np.ndarray
     refused: list[tuple[int, str]]  # index within the block
 
 
@@ -112,7 +137,10 @@ def _write(
     work = partial(tokenise_block, folder=tokenizer_folder, assistant_only_loss=assistant_only_loss)
     with appending(folder, FILES) as files:
         for one in in_order(work, store.blocks(), len):
-            contents = (one.ids, one.lengths.tobytes(), one.spans, one.counts.tobytes(), one.odd.tobytes())
+            contents = (
+                one.ids, one.lengths.tobytes(), one.spans, one.counts.tobytes(), one.odd.tobytes(),
+                one.other, one.other_lengths.tobytes(), one.prompts.tobytes(),
+            )  # fmt: skip
             for name, content in zip(FILES, contents, strict=False):
                 files[name].write(content)
             for index, reason in one.refused:
@@ -127,16 +155,50 @@ def tokenise_block(block: bytes, folder: Path, assistant_only_loss: bool) -> Tok
     chat = ChatTokenizer.from_folder(folder)
     rows = [Row.from_json(line) for line in block.split(b"\n")[:-1]]
     found = chat.encode_all(rows, assistant_only_loss)
+    others = _others(chat, rows)
+    for index, other in others.items():
+        if other.refusal:
+            found[index] = other
+    prompts = [
+        _prompt_tokens(row, one, others.get(index)) for index, (row, one) in enumerate(zip(rows, found, strict=True))
+    ]  # fmt: skip
+    other_ids = [others[index].ids if index in others and one.ids else [] for index, one in enumerate(found)]
     return Tokenised(
-        b"".join(np.array(one.ids, np.int32).tobytes() for one in found),
-        np.array([len(one.ids) for one in found], np.int32),
-        np.array([span for one in found for span in one.spans], np.int32).tobytes(),
-        np.array([len(one.spans) for one in found], np.int32),
-        np.array(
+        ids=b"".join(np.array(one.ids, np.int32).tobytes() for one in found),
+        lengths=np.array([len(one.ids) for one in found], np.int32),
+        spans=np.array([span for one in found for span in one.spans], np.int32).tobytes(),
+        counts=np.array([len(one.spans) for one in found], np.int32),
+        odd=np.array(
             [_odd(chat, row, one.ids, one.spans) for row, one in zip(rows, found, strict=True)], np.uint8
         ),
-        [(index, one.refusal) for index, one in enumerate(found) if one.refusal],
+        other=b"".join(np.array(ids, np.int32).tobytes() for ids in other_ids),
+        other_lengths=np.array([len(ids) for ids in other_ids], np.int32),
+        prompts=np.array(prompts, np.int32),
+        refused=[(index, one.refusal) for index, one in enumerate(found) if one.refusal],
     )
+
+
+def _others(chat: ChatTokenizer, rows: list[Row]) -> dict[int, Encoding]:
+    """Prompt and rejected answer of the pairs among the rows, by their index."""
+    pairs = [index for index, row in enumerate(rows) if row.rejected_messages is not None]
+    sides = [
+        replace(
+            rows[index],
+            messages=rows[index].messages[: rows[index].prompt_turns] + rows[index].rejected_messages,
+            rejected_messages=None,
+        )
+        for index in pairs
+    ]
+    return dict(zip(pairs, chat.encode_all(sides), strict=True))
+
+
+def _prompt_tokens(row: Row, one: Encoding, other: Encoding | None) -> int:
+    """Tokens before the answer: of a conversation its last turn, of a pair those that both sides have in common."""
+    if not row.messages or not one.spans:
+        return 0
+    if not row.prompt_turns:
+        return one.spans[-1][0]
+    return min(side.spans[0][0] for side in (one, other) if side and side.spans)
 
 
 def _odd(chat: ChatTokenizer, row: Row, ids: list[int], spans: list[tuple[int, int]]) -> int:

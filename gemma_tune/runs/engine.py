@@ -35,6 +35,7 @@ from gemma_tune.runs.launch import supervisor_command, supervisor_environment
 from gemma_tune.runs.locks import locked, try_lock
 from gemma_tune.runs.processes import is_alive, run_processes
 from gemma_tune.runs.reader import StateReader
+from gemma_tune.runs.sharing import host_faults
 from gemma_tune.runs.state import State
 
 SPAWN_SECONDS = 30.0  # for a supervisor to show itself; about 0.3 s on an idle machine
@@ -49,9 +50,9 @@ _readers_lock = threading.Lock()
 def start(config: RunConfig, token: str | None = None) -> str:
     """The id of a new run, or of the live run with the same configuration: asking twice starts one.
 
-    Raises ConfigError (an invalid name) and RunError (home not writable, disk nearly full).
+    Raises ConfigError (an invalid name, devices that this host lacks) and RunError (home not writable, disk nearly full).
     """
-    if faults := cross_faults(config):
+    if faults := [*cross_faults(config), *host_faults(config)]:
         raise ConfigError(*faults)
     check_room(config)
     with said_plainly(home()), locked(home() / "start.lock"):
@@ -89,6 +90,8 @@ def resume(run_id: str, token: str | None = None) -> str:
             raise RunError.at(
                 "run", folder.id, "A finished run has nothing left to do.", "Start a new run instead."
             )
+        if faults := host_faults(folder.config()):
+            raise ConfigError(*faults)
         check_room(folder.config())
         folder.stop_path.unlink(missing_ok=True)
         _spawn(folder, token)

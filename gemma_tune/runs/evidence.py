@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gemma_tune.runs import hardware
 from gemma_tune.runs.checkpoints import complete_checkpoints
 from gemma_tune.runs.events import read_events
 from gemma_tune.runs.folder import RunFolder, read_json
@@ -26,6 +27,7 @@ class Evidence:
     log: Sequence[str]  # the last LOG_LINES lines of this attempt
     free_bytes: int | None  # on the run's disk; None when unknown
     checkpoint_step: int  # of the last complete checkpoint, 0 without one
+    oom_kills: int = 0  # processes that the kernel ended for lack of memory since the worker was started
 
 
 def gather(folder: RunFolder, exit_code: int | None, *, forced: bool = False) -> Evidence:
@@ -38,7 +40,13 @@ def gather(folder: RunFolder, exit_code: int | None, *, forced: bool = False) ->
         log=log_lines(folder.log_path, record.get("log_offset", 0)),
         free_bytes=shutil.disk_usage(folder.path).free,
         checkpoint_step=max((step for step, _ in complete_checkpoints(folder.path)), default=0),
+        oom_kills=_kills_since(record.get("oom_kills")),
     )
+
+
+def _kills_since(earlier: int | None) -> int:
+    now = hardware.oom_kills()
+    return 0 if None in (earlier, now) else max(now - earlier, 0)
 
 
 def log_lines(path: Path, offset: int = 0) -> list[str]:

@@ -97,11 +97,33 @@ class RunFolder:
     def export_dir(self) -> Path:
         return self.path / "export"
 
+    @property
+    def overrides_path(self) -> Path:
+        return self.path / "overrides.json"
+
     def config(self) -> RunConfig:
-        """The complete configuration. Raises ConfigError where the file was edited into something invalid."""
+        """The complete configuration that the run computes by. Raises ConfigError where the file was edited into something invalid.
+
+        config.yaml is what was asked for; what the run itself had to change since then lies over it.
+        """
         from gemma_tune import config
 
-        return config.load(self.config_path)
+        changes = [f"{name}={json.dumps(value)}" for name, value in self.overrides().items()]
+        return config.load(self.config_path, changes)
+
+    def overrides(self) -> dict[str, Any]:
+        """Settings that the run changed by itself, by their dotted names: a smaller batch after it ran out of memory."""
+        return read_json(self.overrides_path) or {}
+
+    def values(self) -> dict[str, Any]:
+        """config.yaml as it stands, unchecked and without pydantic; empty where `config` will tell what is wrong with it."""
+        import yaml
+
+        try:
+            values = yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            return {}
+        return values if isinstance(values, dict) else {}
 
     def provenance(self) -> dict:
         return read_json(self.provenance_path) or {}
@@ -225,7 +247,8 @@ def _free_text(path: Path) -> str:
 
 
 def _write_created(draft: Path, run_id: str, config: RunConfig) -> None:
-    about = {"model": config.model.id, "method": config.method.type, "source": config.data.source}
+    about = {"model": config.model.id, "method": config.method.type, "objective": config.objective.type}
+    about["source"] = config.data.source
     with EventWriter(draft, f"app-{os.getpid()}") as writer:
         writer.write("created", run=run_id, name=config.output.name, **about)
 

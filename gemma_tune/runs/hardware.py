@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 
 CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")  # "quota period", or "max period"
+OOM_COUNTERS = (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat"))  # the container's, the machine's
 
 
 class Sampler:
@@ -99,6 +100,16 @@ def usable_cores() -> int:
     if quota != "max":
         cores = min(cores, round(int(quota) / int(period)))
     return max(cores, 1)
+
+
+def oom_kills() -> int | None:
+    """How many processes the kernel has ended for lack of memory, in this container where it counts there. None: unknown."""
+    for path in OOM_COUNTERS:
+        lines = path.read_text().splitlines() if path.is_file() else []
+        for name, _, count in (line.partition(" ") for line in lines):
+            if name == "oom_kill":
+                return int(count)
+    return None
 
 
 def _rss_bytes(process: psutil.Process) -> int:

@@ -33,6 +33,7 @@ class State:
     name: str = ""
     model: str = ""
     method: str = ""
+    objective: str = ""
     source: str = ""
     created_time: float | None = None
     started_time: float | None = None  # of the current attempt
@@ -42,6 +43,7 @@ class State:
     attempt: int = 0
     resume_step: int = 0
     behind: str | None = None  # the run that this one waits for
+    machine_rank: int = 0  # of this host; losses and report of the run are on host 0
     step: int = 0
     max_steps: int | None = None
     epoch: float | None = None
@@ -53,6 +55,7 @@ class State:
     best_eval_loss: float | None = None
     train_points: tuple[tuple, ...] = ()  # (step, loss, learning_rate, grad_norm, time)
     eval_points: tuple[tuple, ...] = ()  # (step, eval_loss)
+    measure_points: tuple[tuple, ...] = ()  # (step, {the objective's own measure: number})
     hardware_points: tuple[
         tuple, ...
     ] = ()  # (time, cpu_percent, memory_used_bytes, worker_rss_bytes, gpu_percent,
@@ -158,7 +161,7 @@ def fold(events: Iterable[dict], state: State = State()) -> State:
 
 
 def _created(draft: Draft, event: dict) -> None:
-    for name in ("name", "model", "method", "source"):
+    for name in ("name", "model", "method", "objective", "source"):
         draft[name] = _text(event, name) or draft[name]
     draft["created_time"] = _number(event, "time")
 
@@ -171,12 +174,18 @@ def _queued(draft: Draft, event: dict) -> None:
 
 def _started(draft: Draft, event: dict) -> None:
     _forget_end(draft)
+    if (
+        draft["started_time"] is not None
+    ):  # again, without an end: the run ran out of memory and goes on smaller
+        draft["spent_seconds"] += max((_number(event, "time") or 0.0) - draft["started_time"], 0.0)
+        draft.update(cause=None, faults=[])
     step = _whole(event, "resume_step") or 0
     draft.update(
         status="stopping" if draft["stop_mode"] else "preparing",
         behind=None,
         attempt=_whole(event, "attempt") or draft["attempt"] + 1,
         resume_step=step,
+        machine_rank=_whole(event, "machine_rank") or 0,
         started_time=_number(event, "time"),
         plan=None,
         trained_step=None,
@@ -186,7 +195,7 @@ def _started(draft: Draft, event: dict) -> None:
         samples=[],
         pace_points=[],
     )
-    for name in ("train_points", "eval_points", "checkpoints"):
+    for name in ("train_points", "eval_points", "measure_points", "checkpoints"):
         draft[name] = [point for point in draft[name] if point[0] <= step]
     last = draft["train_points"][-1] if draft["train_points"] else (0, None, None, None)
     draft.update(step=step, loss=last[1], learning_rate=last[2], grad_norm=last[3], epoch=None, tokens=None)
@@ -239,11 +248,23 @@ def _metrics(draft: Draft, event: dict) -> None:
         draft[name] = _number(event, name)
     tokens, time = _whole(event, "tokens"), _number(event, "time")
     draft["tokens"] = draft["tokens"] if tokens is None else tokens
+    for name in ("train_points", "measure_points"):
+        while draft[name] and draft[name][-1][0] >= step:
+            draft[name].pop()  # another host had no later checkpoint, so all went further back
     if draft["loss"] is not None:
         draft["train_points"].append((step, draft["loss"], draft["learning_rate"], draft["grad_norm"], time))
+    if measures := _measures(event):
+        draft["measure_points"].append((step, measures))
     if time is not None:
         draft["pace_points"].append((time, step, tokens, _number(event, "step_seconds")))
         del draft["pace_points"][:-PACE_POINTS]
+
+
+def _measures(event: dict) -> dict[str, float]:
+    """What the objective tells beside the loss, such as rewards/margins; nothing of another type."""
+    told = event.get("measures")
+    names = told if isinstance(told, dict) else {}
+    return {name: value for name in names if (value := _number(told, name)) is not None}
 
 
 def _evaluated(draft: Draft, event: dict) -> None:

@@ -18,12 +18,12 @@ from typing import Any
 
 import psutil
 
-from gemma_tune.runs import evidence, verdict
+from gemma_tune.runs import evidence, survival, verdict
 from gemma_tune.runs.checkpoints import complete_checkpoints, remove_partial_checkpoints
 from gemma_tune.runs.device import Turn
 from gemma_tune.runs.events import EventWriter, read_events
 from gemma_tune.runs.folder import RunFolder, read_json, write_json
-from gemma_tune.runs.hardware import Sampler
+from gemma_tune.runs.hardware import Sampler, oom_kills
 from gemma_tune.runs.launch import worker_command, worker_environment
 from gemma_tune.runs.locks import try_lock
 from gemma_tune.runs.processes import descendants, end_processes, identity, is_alive, living, run_processes
@@ -54,31 +54,46 @@ class Supervisor:
         self.next_sample = 0.0
 
     def run(self) -> None:
-        """One attempt from its place in the queue to its end."""
-        attempt = self.state().attempt + 1
-        self.note(supervisor=identity(os.getpid()), launcher=None, attempt=attempt)
+        """From its place in the queue to its end."""
+        self.note(supervisor=identity(os.getpid()), launcher=None)
         self.say("queued", behind=None)
         self.folder.reserve_path.write_bytes(b"\0" * RESERVE_BYTES)
         device = self.wait_for_device()
-        if device is None:
-            self.end(exit_code=0)
-            return
+        self.end(exit_code=0 if device is None else self.attempt(device))
+
+    def attempt(self, device: int) -> int | None:
+        """Start the worker and mind it, again and smaller where it ran out of memory. Its exit code; frees the device."""
         try:
-            self.launch(attempt, device)
+            self.launch(device)
             exit_code = self.watch()
+            while self.survives(exit_code):
+                self.launch(device)
+                exit_code = self.watch()
+            return exit_code
         finally:
             os.close(device)
-        self.end(exit_code)
+
+    def survives(self, exit_code: int | None) -> bool:
+        """Whether the worker, which has ended, is to be started again with settings that need less memory."""
+        if self.forced or self.folder.stop_mode():
+            return False
+        warning = survival.shrink(self.folder, evidence.gather(self.folder, exit_code))
+        return warning is not None and self.say("warning", **warning)
 
     def adopt(self) -> None:
         """Follow a worker that another supervisor started; its exit code stays unknown."""
         self.note(supervisor=identity(os.getpid()))
         self.say("adopted", pid=(self.record.get("launcher") or {}).get("pid"))
         device = try_lock(self.folder.home / "device.lock")  # free where the launcher, which held it, is gone
-        self.watch()
-        self.end(exit_code=None)
-        if device is not None:
+        exit_code = self.watch()
+        goes_on = self.survives(exit_code)
+        if goes_on and device is None:
+            device = self.wait_for_device()
+        if goes_on and device is not None:
+            exit_code = self.attempt(device)
+        elif device is not None:
             os.close(device)
+        self.end(exit_code)
 
     def wait_for_device(self) -> int | None:
         """The descriptor that holds the device; None when a stop was asked for first."""
@@ -96,26 +111,37 @@ class Supervisor:
         finally:
             turn.leave()
 
-    def launch(self, attempt: int, device: int) -> None:
+    def launch(self, device: int) -> None:
         """Start the worker, from the last complete checkpoint where there is one."""
+        attempt, values = self.state().attempt + 1, self.folder.values()
         remove_partial_checkpoints(self.folder.path)
         step, checkpoint = max(complete_checkpoints(self.folder.path), default=(0, None))
-        arguments = [str(self.folder.path)]
+        arguments, kills = [str(self.folder.path)], oom_kills()
         if checkpoint is not None:
             arguments += ["--resume-from", str(checkpoint.relative_to(self.folder.path))]
         with self.folder.log_path.open("ab") as log:
             log_offset = log.tell()
             self.launcher = subprocess.Popen(
-                [*worker_command(), *arguments],
+                [*worker_command(self.folder, values), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=worker_environment(self.folder.path),
+                env=worker_environment(self.folder.path, values),
                 start_new_session=True,
                 pass_fds=[device],
             )
-        self.note(launcher=identity(self.launcher.pid), log_offset=log_offset)
-        self.say("started", attempt=attempt, resume_step=step, pid=self.launcher.pid)
+        self.note(
+            launcher=identity(self.launcher.pid), log_offset=log_offset, attempt=attempt, oom_kills=kills
+        )
+        rank = values.get("devices", {}).get("machine_rank", 0)
+        self.say("started", attempt=attempt, resume_step=step, pid=self.launcher.pid, machine_rank=rank)
+        if rank:
+            host_0 = values["devices"]["main_process_ip"]
+            self.say(
+                "warning",
+                message=f"This is host {rank}. The losses and the report of the run are on host 0, {host_0}.",
+                machine_rank=rank,
+            )
         if attempt > 1 and checkpoint is None:
             self.say(
                 "warning",
@@ -166,7 +192,8 @@ class Supervisor:
 
     def end(self, exit_code: int | None) -> None:
         """Write the verdict, whatever it takes."""
-        fields = verdict.judge(evidence.gather(self.folder, exit_code, forced=self.forced))
+        known = evidence.gather(self.folder, exit_code, forced=self.forced)
+        fields = verdict.judge(known) | survival.advice(self.folder, known)
         deadline = time.monotonic() + WRITE_END_SECONDS
         while not self.say("ended", **fields) and time.monotonic() < deadline:
             self.folder.reserve_path.unlink(missing_ok=True)

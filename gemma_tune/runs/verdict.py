@@ -15,6 +15,8 @@ from gemma_tune.runs.state import State
 
 TAIL_LINES = 40  # of the log go into the `ended` event
 DISK_FULL_BYTES = 1_000_000
+MEMORY_FULL_SHARE = 0.95  # of the machine's memory in the last sample before a SIGKILL
+SIGKILL_CODES = (-signal.SIGKILL, 128 + signal.SIGKILL)
 KILLED_CODES = (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGKILL, 128 + signal.SIGTERM)
 
 LOG_CAUSES = (  # the first that matches counts
@@ -31,6 +33,11 @@ LOG_CAUSES = (  # the first that matches counts
 )
 EXIT_STATUS = re.compile(r"returned non-zero exit status (-?\d+)")  # said by `accelerate launch` of its child
 EXIT_SIGNAL = re.compile(r"died with <Signals\.(SIG\w+): \d+>")
+RANK_EXIT = re.compile(r"\bexitcode *: *(-?\d+)")  # said by torchrun of the rank that ended first
+RANK_FAILED = re.compile(r"torch/distributed/elastic.* failed \(exitcode: ")
+PEER_LOST = re.compile(
+    r"Connection (closed|reset) by (remote )?peer|Connection refused|Broken pipe|Socket Timeout", re.I
+)
 
 ADVICE = {  # cause -> (what happened, what to do)
     "out_of_memory": (
@@ -56,6 +63,10 @@ ADVICE = {  # cause -> (what happened, what to do)
         "The worker was killed from outside.",
         "The system may have run out of memory: lower the batch size, close other programs, then resume.",
     ),
+    "peer": (
+        "Another process or host of this run ended or cannot be reached, so this one could not go on.",
+        "See the record of the other host and the log, then resume the run on every host.",
+    ),
     "bug": (
         "The worker ended with an error that Gemma Tune does not know.",
         "The last lines of the log say more; if they do not help, report them.",
@@ -66,13 +77,15 @@ ADVICE = {  # cause -> (what happened, what to do)
 def judge(evidence: Evidence) -> dict:
     """The fields of the `ended` event."""
     code = worker_exit_code(evidence)
-    verdict = {"exit_code": code, "log_tail": list(evidence.log[-TAIL_LINES:])}
+    verdict = {"exit_code": code, "log_tail": _workers_lines(evidence.log)[-TAIL_LINES:]}
     state = evidence.state
     if state.cause:
         return verdict | _failed(state.cause, state)
     if state.saved and code in (0, None):
         return verdict | (_stopped_and_kept(state) if state.trained_stopped else _finished(state))
     silent = code == 0 or (code is None and not _crashed(evidence.log))
+    if state.machine_rank and state.trained_step is not None and code == 0:
+        return verdict | _done_elsewhere(state)
     if evidence.stop_mode and (evidence.forced or evidence.stop_mode == "now" or silent):
         return verdict | _stopped(evidence)
     return verdict | _failed(_cause(evidence, code), state, _signal_text(code))
@@ -97,11 +110,17 @@ def worker_exit_code(evidence: Evidence) -> int | None:
     if not evidence.exit_code:
         return evidence.exit_code
     for line in reversed(evidence.log):
-        if match := EXIT_STATUS.search(line):
+        if match := EXIT_STATUS.search(line) or RANK_EXIT.search(line):
             return int(match[1])
         if match := EXIT_SIGNAL.search(line):
             return -signal.Signals[match[1]]
     return evidence.exit_code
+
+
+def _workers_lines(log: Sequence[str]) -> list[str]:
+    """The log without torchrun's own traceback and table, longer than the tail that is kept, after a rank's failure."""
+    ends = (number for number, line in enumerate(log, 1) if RANK_FAILED.search(line))
+    return list(log[: next(ends, len(log))])
 
 
 def _cause(evidence: Evidence, code: int | None) -> str:
@@ -110,8 +129,19 @@ def _cause(evidence: Evidence, code: int | None) -> str:
     if evidence.free_bytes is not None and evidence.free_bytes < DISK_FULL_BYTES:
         return "disk"  # the log itself could not be written
     if code in KILLED_CODES or (code is None and not _crashed(evidence.log)):
-        return "killed"
-    return "bug"
+        return (
+            "out_of_memory"
+            if code not in (-signal.SIGTERM, 128 + signal.SIGTERM) and _was_full(evidence)
+            else "killed"
+        )
+    return "peer" if any(map(PEER_LOST.search, evidence.log)) else "bug"
+
+
+def _was_full(evidence: Evidence) -> bool:
+    """Whether the kernel ends processes for lack of memory: it counts them, and the memory was full in the last sample."""
+    sample = evidence.state.hardware or {}
+    used, total = sample.get("memory_used_bytes"), sample.get("memory_total_bytes")
+    return evidence.oom_kills > 0 or bool(used and total and used >= MEMORY_FULL_SHARE * total)
 
 
 def _crashed(log: Sequence[str]) -> bool:
@@ -149,6 +179,13 @@ def _stopped_and_kept(state: State) -> dict:
         "message": message,
         "way_out": "Compare it, or resume the training.",
     }
+
+
+def _done_elsewhere(state: State) -> dict:
+    """On a host that keeps no model itself."""
+    outcome = "stopped" if state.trained_stopped else "finished"
+    message = f"This host's part is done after step {state.trained_step}; the model is on host 0."
+    return {"outcome": outcome, "cause": None, "message": message, "way_out": "See the run on host 0."}
 
 
 def _stopped(evidence: Evidence) -> dict:

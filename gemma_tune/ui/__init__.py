@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gradio as gr
 
-from gemma_tune.config import RunConfig
 from gemma_tune.errors import GemmaTuneError
 from gemma_tune.runs import engine
 from gemma_tune.runs.folder import find_run
@@ -74,7 +73,6 @@ def _wire_actions(panels: tuple, shown: dict, comparing: dict, form: SetUp) -> N
         *shown.values(),
         comparing["picker"],
         form.steps,
-        *form.form.inputs,
         *steps.helper_outputs(form),
     ]
 
@@ -99,7 +97,7 @@ def _act(action: str, run_id: str, shown: dict, comparing: dict, form: SetUp) ->
         return {
             shown["tabs"]: gr.Tabs(selected="setup"),
             form.steps: gr.Walkthrough(selected=setup.MODEL),
-            **_fill(find_run(run_id).config(), form),
+            **steps.fill(form, find_run(run_id).config()),
         }
     if action == "delete":
         engine.delete_run(run_id)
@@ -113,15 +111,6 @@ def _act(action: str, run_id: str, shown: dict, comparing: dict, form: SetUp) ->
         compare.make_room()
         engine.resume(run_id, token_of(None))
     return dict(zip(shown.values(), watch.open_run(run_id), strict=True))
-
-
-def _fill(config: RunConfig, form: SetUp) -> dict:
-    mixed = [one.model_dump() for one in config.data.mix]
-    helped = steps.helpers(config.model.id, config.data.source, config.method.type, mixed)
-    return {
-        **dict(zip(form.form.inputs, form.form.write(config), strict=True)),
-        **dict(zip(steps.helper_outputs(form), helped, strict=True)),
-    }
 
 
 def _wire_load(demo: gr.Blocks, shown: dict, comparing: dict, form: SetUp) -> None:
@@ -142,6 +131,6 @@ def _wire_load(demo: gr.Blocks, shown: dict, comparing: dict, form: SetUp) -> No
         None, None, None, js=LINK_IS_OPEN
     )
     demo.load(
-        lambda saved: steps.restore(form, saved), form.saved, [*form.form.inputs, *steps.helper_outputs(form)],
+        lambda saved: steps.restore(form, saved), form.saved, steps.helper_outputs(form),
         api_name="restore", **QUIET,
     )  # fmt: skip

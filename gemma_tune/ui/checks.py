@@ -11,9 +11,11 @@ from gemma_tune.config import RunConfig
 from gemma_tune.data.doctor import Report
 
 REPORTS_KEPT = 4
+PAGES_KEPT = 1_000
 
-_reports: OrderedDict[str, Report] = OrderedDict()
+_reports: OrderedDict[str, tuple[RunConfig, Report]] = OrderedDict()
 _running: dict[str, Check] = {}
+_asked: OrderedDict[str, int] = OrderedDict()  # the newest check that each page has asked for
 _lock = Lock()
 
 
@@ -51,14 +53,36 @@ class Check:
             raise data.Cancelled
 
 
+def is_newest(page: str, count: int | None) -> bool:
+    """Whether a page has asked for no later check yet. `count`: the page's own count of its checks."""
+    with _lock:
+        if count is not None and count < _asked.get(page, 0):
+            return False
+        _asked[page] = count or 0
+        _asked.move_to_end(page)
+        while len(_asked) > PAGES_KEPT:
+            _asked.popitem(last=False)
+        return True
+
+
 def begin(page: str, config: RunConfig, token: str | None) -> Check:
     """A check for a page; what it checked before is no longer wanted."""
     with _lock:
-        if page in _running:
-            _running[page].replaced = True
-            _running[page].stop()
+        _forget(page)
         _running[page] = Check(config, token)
         return _running[page]
+
+
+def forget(page: str) -> None:
+    """Ends the check of a page that nobody waits for any more."""
+    with _lock:
+        _forget(page)
+
+
+def _forget(page: str) -> None:
+    if page in _running:
+        _running[page].replaced = True
+        _running[page].stop()
 
 
 def end(page: str, check: Check) -> None:
@@ -78,7 +102,18 @@ def stop(page: str) -> None:
 def known(config: RunConfig) -> Report | None:
     """The report of an earlier check of the same data, model and settings."""
     with _lock:
-        return _reports.get(_key(config))
+        return _reports.get(_key(config), (None, None))[1]
+
+
+def of_data(config: RunConfig) -> Report | None:
+    """The latest report of the same data and model, whatever else was set."""
+    with _lock:
+        alike = (report for known, report in reversed(_reports.values()) if _same_data(known, config))
+        return next(alike, None)
+
+
+def _same_data(one: RunConfig, other: RunConfig) -> bool:
+    return one.data == other.data and one.model.id == other.model.id
 
 
 def report_for(config: RunConfig, token: str | None, watch: data.Watch = data.unwatched) -> Report:
@@ -87,7 +122,7 @@ def report_for(config: RunConfig, token: str | None, watch: data.Watch = data.un
         return found
     report = data.check(config, token, watch)
     with _lock:
-        _reports[_key(config)] = report
+        _reports[_key(config)] = config, report
         while len(_reports) > REPORTS_KEPT:
             _reports.popitem(last=False)
     return report

@@ -193,7 +193,7 @@ async def _ask_anyway(
             [
                 *histories[name],
                 {"role": "user", "content": prompt},
-                {"role": "assistant", "content": texts[name]},
+                {"role": "assistant", "content": _shown(texts[name], ended=bool(stats[name]))},
             ]
             for name in COLUMNS
         ]
@@ -233,6 +233,14 @@ async def _ask_anyway(
         gone.set()
         if thread.is_alive():
             resident.stop()
+
+
+def _shown(text: str, *, ended: bool) -> Any:
+    """An answer as it stands in its bubble: one that can be seen, also where it is nothing but blanks."""
+    if text.strip() or not ended:
+        return text
+    words = "(only blank lines)" if text else "(an empty answer)"
+    return gr.HTML(f'<span class="gt-note gt-blank">{words}</span>')
 
 
 def _produce(

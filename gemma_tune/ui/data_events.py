@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import logging
 import tempfile
 from collections.abc import Iterator
@@ -11,26 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
 
-from gemma_tune import data, hub
+from gemma_tune import data
 from gemma_tune.config import RunConfig
 from gemma_tune.data.formats import FORMATS, convert
 from gemma_tune.data.sources import HUB, TFDS, hub_size_bytes
 from gemma_tune.errors import GemmaTuneError
-from gemma_tune.ui import checks, data_views, setup, views
+from gemma_tune.ui import checks, data_rows, data_views, method_events, method_views, setup, views
 from gemma_tune.ui.form import MAPPED, QUIET, SetUp
 from gemma_tune.ui.reading import read_form
 
-PREVIEW_ROWS = 50
-PREVIEW_COLUMNS = 20
-PREVIEW_CHARACTERS = 400
 REJECTED_ROWS = 1_000
 REJECTED_HEADERS = ["Source", "Row", "Field", "Found", "Rule", "Way out"]
 LOOK_SECONDS = 0.3
 HUB_AUTOMATIC_BYTES = (
     100_000_000  # larger sets are downloaded only when asked for; their first rows are streamed
 )
+
+COUNTED = "(...values) => [...values.slice(0, -1), (window.gtChecks = (window.gtChecks || 0) + 1)]"
 
 log = logging.getLogger(__name__)
 Updates = dict[gr.components.Component, Any]
@@ -45,22 +42,14 @@ def wire(tab: SetUp, picked: list) -> None:
         for name, widget in form.widgets.items()
         if name.startswith(("data.", MAPPED)) and name not in ("data.source", "data.subset", "data.mix")
     ]
-    told = {
-        "trigger_mode": "multiple",
-        "concurrency_limit": 16,
-        "show_progress": "hidden",
-        "api_visibility": "private",
-    }
-    gr.on(changes, check_event(tab), tab.everything, outputs(tab), api_name="recheck", **told)
+    gr.on(changes, api_name="recheck", **check_event(tab))
     for event in picked:
-        event.then(check_event(tab), tab.everything, outputs(tab), api_name="check_picked", **told)
-    parts["check_all"].click(
-        check_event(tab, download=True), tab.everything, outputs(tab), api_name="check_all", **told
-    )
+        event.then(api_name="check_picked", **check_event(tab))
+    parts["check_all"].click(api_name="check_all", **check_event(tab, download=True))
     parts["cancel"].click(_stop, None, None, api_name="check_stop", **QUIET)
     gr.on(
         [parts["row"].change, parts["which"].input, parts["ids"].input],
-        lambda number, which, ids, *raw: _show_row(tab, raw, number, which, ids),
+        lambda number, which, ids, *raw: data_rows.show_row(tab, raw, number, which, ids),
         [parts["row"], parts["which"], parts["ids"], *tab.everything], [parts["row"], parts["sees"]],
         trigger_mode="always_last", api_name="show_row", **QUIET,
     )  # fmt: skip
@@ -77,22 +66,38 @@ def outputs(tab: SetUp) -> list:
         "rejected_tab", "fixes", "nothing", "rejected", "download",
     )  # fmt: skip
     mapped = [widget for name, widget in tab.form.widgets.items() if name.startswith(MAPPED)]
-    return [*(tab.parts[name] for name in names), tab.form.widgets["data.split_column"], *mapped]
+    own = [*(tab.parts[name] for name in names), tab.form.widgets["data.split_column"], *mapped]
+    return [*own, tab.form.widgets["objective.type"], tab.parts["left_out"], *method_events.outputs(tab)]
 
 
-def check_event(tab: SetUp, download: bool = False):
-    """The event function: a generator of updates while the check of this page goes on."""
+def check_event(tab: SetUp, download: bool = False) -> dict[str, Any]:
+    """What an event that checks is wired with: a generator of updates while the check of this page goes on.
+
+    The browser counts the checks that it asks for; on a busy machine they may arrive in another order.
+    """
 
     def check(request: gr.Request, *raw: Any) -> Iterator[Updates]:
-        yield from check_data(tab, raw, str(request.session_hash), download=download)
+        *values, count = raw
+        page = str(request.session_hash)
+        if checks.is_newest(page, count):
+            yield from check_data(tab, tuple(values), page, download=download)
 
-    return check
+    return {
+        "fn": check,
+        "inputs": [*tab.everything, tab.parts["asked"]],
+        "outputs": outputs(tab),
+        "js": COUNTED,
+        "trigger_mode": "multiple",
+        "concurrency_limit": 16,
+        "show_progress": "hidden",
+        "api_visibility": "private",
+    }
 
 
 def check_data(tab: SetUp, raw: tuple, page: str, *, download: bool = False) -> Iterator[Updates]:
     """Updates of `outputs`: the progress with the first rows, then the report. A later check of the page ends this one."""
     if not tab.value_of(raw, "data.source"):
-        checks.stop(page)
+        checks.forget(page)
         waiting = "Choose a file or a data set above; it is checked at once."
         if tab.value_of(raw, "data.mix"):
             waiting = "Choose the next data set of the mix above, or bring one back with Edit."
@@ -139,9 +144,25 @@ def _checked(tab: SetUp, raw: tuple, page: str, config: RunConfig, token: str | 
             words = f"{type(check.error).__name__}: {check.error}. The app's log has the whole story; please report it."
             yield _only_said(tab, views.notice("bad", "The check failed through a fault of ours", words))
         else:
-            yield _reported(tab, config, check.report, token)
+            yield from _judged(tab, raw, config, check.report, token)
     finally:
         checks.end(page, check)
+
+
+def _judged(
+    tab: SetUp, raw: tuple, config: RunConfig, report: data.Report, token: str | None
+) -> Iterator[Updates]:
+    """The report, for an objective that these data allow: another one is chosen where they do not."""
+    kinds = method_events.kinds_of(report)
+    objective = method_views.fitting(config.objective.type, kinds)
+    offered = method_events.offered(tab, kinds, objective)
+    if objective != config.objective.type:
+        changed = config.objective.model_copy(update={"type": objective})
+        config = config.model_copy(update={"objective": changed})
+        report = checks.report_for(config, token)  # rows and tokens are found again; only the verdict is new
+        values = tab.form.values(raw[:-1]) | {"objective.type": objective}
+        offered = {**method_events.advised(tab, values), **offered}
+    yield {**_reported(tab, config, report, token), **offered}
 
 
 def _stop(request: gr.Request) -> None:
@@ -159,7 +180,7 @@ def _large_download(config: RunConfig, token: str | None) -> int:
 def _first_look(tab: SetUp, config: RunConfig, token: str | None, size: int) -> Updates:
     """The first rows, streamed, as the model would see them."""
     one = config.data
-    table = data.read(one.source, one.subset, one.split, token, limit=PREVIEW_ROWS)
+    table = data.read(one.source, one.subset, one.split, token, limit=data_rows.PREVIEW_ROWS)
     words = (
         f"These are the first {len(table.rows)} rows, streamed. To check every row, {views.size(size)} are downloaded; "
         "that is needed before the start."
@@ -178,13 +199,13 @@ def _rows_as_read(tab: SetUp, config: RunConfig, token: str | None) -> Updates:
     if one.source.startswith(TFDS):  # to look at its first rows would prepare it a second time
         return {}
     try:
-        table = data.read(one.source, one.subset, one.split, token, limit=PREVIEW_ROWS)
+        table = data.read(one.source, one.subset, one.split, token, limit=data_rows.PREVIEW_ROWS)
         rows, _ = convert(table, data.recognise(table, one.format, one.columns), frozenset(one.fixes))
     except GemmaTuneError:
         return {}  # the check itself will say so
     return {
         tab.parts["views"]: gr.Tabs(visible=True),
-        tab.parts["sees"]: _rendered(config, rows[0], token) if rows else "",
+        tab.parts["sees"]: data_rows.rendered(config, rows[0], token) if rows else "",
         **_table_updates(tab, table),
     }
 
@@ -200,7 +221,7 @@ def _table_updates(tab: SetUp, table: data.Table, fields: list[str] | None = Non
         if name.startswith(MAPPED)
     }
     return {
-        tab.parts["read"]: _as_read(table),
+        tab.parts["read"]: data_rows.as_read(table),
         tab.form.widgets["data.split_column"]: gr.update(choices=[("none", ""), *columns]),
         **(mapped if fields is not None else {}),
     }
@@ -211,7 +232,7 @@ def _reported(tab: SetUp, config: RunConfig, report: data.Report, token: str | N
     opened = report.prepared.parts[0].opened
     schema = report.prepared.schema
     fields = [*FORMATS[schema.format].needs, *FORMATS[schema.format].may]
-    updates = _table_updates(tab, data.first_rows(opened, PREVIEW_ROWS), fields)
+    updates = _table_updates(tab, data.first_rows(opened, data_rows.PREVIEW_ROWS), fields)
     for name in fields:
         widget = tab.form.widgets[MAPPED + name]
         found = schema.columns.get(name)
@@ -220,12 +241,12 @@ def _reported(tab: SetUp, config: RunConfig, report: data.Report, token: str | N
     return {
         **updates,
         **_left_out(tab, report),
-        parts["summary"]: data_views.summary(report),
+        parts["summary"]: data_views.summary(report, config.objective.type),
         parts["cancel"]: gr.update(visible=False),
         parts["check_all"]: gr.update(visible=False),
         parts["views"]: gr.Tabs(visible=True) if len(store) else gr.Tabs(visible=True, selected="rejected"),
         parts["row"]: gr.update(maximum=max(2, len(store)), value=1, interactive=len(store) > 1),
-        parts["sees"]: _rendered(config, store.row(0), token) if len(store) else "",
+        parts["sees"]: data_rows.rendered(config, store.row(0), token) if len(store) else "",
         parts["lengths"]: data_views.lengths(report.lengths, config.train.max_length),
         parts["findings"]: data_views.findings(report.findings),
         parts["findings_tab"]: gr.Tab(label=f"Findings ({serious})" if serious else "Findings"),
@@ -278,7 +299,7 @@ def _unusable(tab: SetUp, raw: tuple, error: GemmaTuneError) -> Updates:
     try:
         config, token = read_form(tab, raw)
         table = data.read(
-            config.data.source, config.data.subset, config.data.split, token, limit=PREVIEW_ROWS
+            config.data.source, config.data.subset, config.data.split, token, limit=data_rows.PREVIEW_ROWS
         )
     except GemmaTuneError:
         return said
@@ -307,75 +328,7 @@ def _only_said(tab: SetUp, words: str) -> Updates:
     }
 
 
-# ---- rows ----------------------------------------------------------------------------------------------------------
-def _show_row(tab: SetUp, raw: tuple, number: int, which: str, ids: bool) -> list:
-    """The row at a place among all, or among those that do not come whole to the model."""
-    try:
-        config, token = read_form(tab, raw)
-    except GemmaTuneError:
-        return [gr.skip(), gr.skip()]
-    report = checks.known(config)
-    if report is None or not len(report.prepared.store):
-        return [gr.skip(), gr.skip()]  # a check is under way, or the summary above says why
-    rows = _rows_to_show(report, config, which)
-    if not len(rows):
-        return [
-            gr.update(interactive=False),
-            views.notice("good", "Nothing to show", "Every row fits into the maximum length."),
-        ]
-    place = min(max(1, int(number or 1)), len(rows))
-    slider = gr.update(maximum=max(2, len(rows)), value=place, interactive=len(rows) > 1)
-    row = report.prepared.store.row(int(rows[place - 1]))
-    return [slider, _rendered(config, row, token, ids=ids)]
-
-
-def _rows_to_show(report: data.Report, config: RunConfig, which: str) -> np.ndarray:
-    if which == "all" or report.tokens is None:
-        return np.arange(len(report.prepared.store))
-    long = report.tokens.lengths > config.train.max_length
-    return np.flatnonzero(long | (report.tokens.learned(config.train.max_length) == 0))
-
-
-def _rendered(config: RunConfig, row: data.Row, token: str | None, *, ids: bool = False) -> str:
-    limit, answers_only = config.train.max_length, config.train.assistant_only_loss
-    try:
-        chat = data.ChatTokenizer.from_folder(
-            hub.tokenizer_folder(config.model.id, config.model.revision, token)
-        )
-        pieces = chat.pieces(row, limit, answers_only)
-        shown = data_views.rendered(pieces, row.number, row.file, ids=ids, label=row.label)
-        if row.rejected_messages is None:
-            return shown
-        other = data.Row(row.number, [*row.messages[: row.prompt_turns], *row.rejected_messages], prompt_turns=row.prompt_turns, tools=row.tools)  # fmt: skip
-        return shown + data_views.rendered(
-            chat.pieces(other, limit, answers_only),
-            row.number,
-            row.file,
-            ids=ids,
-            title="With the rejected answer",
-        )
-    except GemmaTuneError as error:
-        return views.fault_list(error.faults, f"Row {row.number} cannot be shown as this model would read it")
-
-
-def _as_read(table: data.Table) -> str:
-    def cell(value: Any) -> str:
-        text = (
-            value
-            if isinstance(value, str)
-            else ""
-            if value is None
-            else json.dumps(value, ensure_ascii=False, default=str)
-        )
-        return text if len(text) <= PREVIEW_CHARACTERS else text[:PREVIEW_CHARACTERS] + "…"
-
-    columns = table.columns[:PREVIEW_COLUMNS]
-    rows = [
-        [str(number), *(cell(row.get(one)) for one in columns)] for number, row in table.rows[:PREVIEW_ROWS]
-    ]
-    return views.table(["Row", *columns], rows)
-
-
+# ---- on to the method ----------------------------------------------------------------------------------------------
 def _leave(tab: SetUp, raw: tuple) -> list:
     try:
         config, token = read_form(tab, raw)
@@ -386,5 +339,5 @@ def _leave(tab: SetUp, raw: tuple) -> list:
     except GemmaTuneError as error:
         return [gr.skip(), views.fault_list(error.faults, "These data cannot be used yet")]
     if report.faults:
-        return [gr.skip(), data_views.summary(report)]
+        return [gr.skip(), data_views.summary(report, config.objective.type)]
     return [gr.Walkthrough(selected=setup.METHOD), gr.skip()]

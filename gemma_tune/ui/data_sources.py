@@ -88,7 +88,14 @@ def _wire_mix(tab: SetUp) -> list:
     def act(event: gr.EventData, mixed: list, *current: Any) -> list:
         return _change_mix(str(event.action), int(event.index), mixed, current)
 
-    held.change(lambda mixed: data_views.mix(mixed or []), held, parts["mix"], api_name="mix_shown", **QUIET)
+    held.change(
+        lambda mixed: data_views.mix(mixed or []),
+        held,
+        parts["mix"],
+        trigger_mode="multiple",
+        api_name="mix_shown",
+        **QUIET,
+    )
     return [
         parts["mix_add"].click(
             _add_to_mix, [held, *own], [held, *own, parts["upload"]], api_name="mix_add", **QUIET

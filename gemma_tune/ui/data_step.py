@@ -51,6 +51,7 @@ def build(tab: SetUp) -> None:
     _sources(tab)
     _settings(tab)
     _progress(tab)
+    tab.parts["asked"] = gr.Number(visible=False)  # how many checks this page has asked for
     with gr.Tabs(elem_id="data-views") as tab.parts["views"]:
         _rows(tab)
         _reasons(tab)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from html import escape
-from itertools import starmap
 
 import numpy as np
 
@@ -24,12 +23,18 @@ SOURCES_NAMED = 4
 LABELS = {
     None: "",
     True: '<span class="gt-pill gt-good">labelled good</span>',
-    False: '<span class="gt-pill gt-bad">labelled bad, not learned by supervised training</span>',
+    False: '<span class="gt-pill gt-bad">labelled bad</span>',
 }
+LEFT_ALONE = '<span class="gt-pill gt-warm">not learned by this objective</span>'
 SURE_FROM = 0.85  # below it the page asks to look at the rows
-LEARNED_OF = {
-    "preference": " The chosen answers are learned; the rejected ones are kept but not used by supervised training.",
-    "kto": " The good answers are learned; the bad ones are kept but not used by supervised training.",
+_PREFERRED = " Of each pair the chosen answer is made likelier than the rejected one."
+LEARNED_OF = {  # (schema, objective) -> what is learned of it, where that is not the whole
+    ("preference", "sft"): " The chosen answers are learned; the rejected ones are left alone.",
+    ("preference", "dpo"): _PREFERRED,
+    ("preference", "orpo"): " The chosen answers are learned, and made likelier than the rejected ones.",
+    ("preference", "reward"): " Of each pair the chosen answer is to get the higher score.",
+    ("kto", "sft"): " The good answers are learned; the bad ones are left alone.",
+    ("kto", "kto"): " Good answers are made likelier, bad ones less likely.",
 }
 FIXED_ROWS_SHOWN = 8
 FIX_WORDS = {
@@ -63,10 +68,10 @@ def progress(phase: str, done: int, total: int | None, rows: str = "") -> str:
     )
 
 
-def summary(report: Report) -> str:
-    """Counts as figure cards, how the rows were read, then faults and warnings."""
+def summary(report: Report, objective: str = "sft") -> str:
+    """Counts as figure cards, how the rows were read and what is learned of them, then faults and warnings."""
     cards = "".join(figure(*card) for card in _figures(report))
-    sources = "".join(starmap(_source_line, _alike(report)))
+    sources = "".join(_source_line(names, part, objective) for names, part in _alike(report))
     warnings = "".join(
         notice("warm", place(one.where), f"{one.rule} {one.way_out}") for one in report.warnings
     )
@@ -112,14 +117,14 @@ def _alike(report: Report) -> list[tuple[list[str], Part]]:
     return [([source_label(part.opened.name) for part in parts], parts[0]) for parts in groups.values()]
 
 
-def _source_line(names: list[str], part: Part) -> str:
+def _source_line(names: list[str], part: Part, objective: str) -> str:
     schema = part.schema
     doubt = f' <span class="gt-pill gt-warm">{schema.confidence:.0%} sure: look at the rows</span>'
     weight = f" Weight {part.weight:g}." if part.weight != 1 else ""
     more = f" and {len(names) - SOURCES_NAMED:,} more" if len(names) > SOURCES_NAMED else ""
     return (
         f'<p class="gt-note"><b>{escape(", ".join(names[:SOURCES_NAMED]) + more)}</b> {"is" if len(names) == 1 else "are"} '
-        f"read as {escape(schema_name(schema.format))}. {escape(schema.why)}{LEARNED_OF.get(schema.format, '')}{weight}"
+        f"read as {escape(schema_name(schema.format))}. {escape(schema.why)}{LEARNED_OF.get((schema.format, objective), '')}{weight}"
         f"{doubt if schema.confidence < SURE_FROM else ''}</p>"
     )
 
@@ -149,11 +154,15 @@ def rendered(
     ids: bool = False,
     title: str = "",
     label: bool | None = None,
+    left_alone: bool = False,
 ) -> str:
-    """One row as the model reads it: control tokens, learned tokens and the cut marked; with the ids where asked for."""
+    """One row as the model reads it: control tokens, learned tokens and the cut marked; with the ids where asked for.
+
+    `left_alone`: the objective does not learn from this answer.
+    """
     show = _with_ids if ids else _as_text
     body = "".join(f'<span class="gt-{piece.kind}">{show(piece)}</span>' for piece in pieces)
-    heading = f'<div class="gt-cardhead"><h3>{escape(title or row_label(number, file))}</h3>{LABELS[label]}{_counts(pieces)}</div>'
+    heading = f'<div class="gt-cardhead"><h3>{escape(title or row_label(number, file))}</h3>{LABELS[label]}{LEFT_ALONE * left_alone}{_counts(pieces)}</div>'
     return (
         f'<div class="gt-card">{heading}{LEGEND}'
         f'<div class="gt-see{" gt-ids" if ids else ""}" data-row="{number}">{body}</div></div>'

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import gradio as gr
 import yaml
 
-from gemma_tune.config import RunConfig, field_of, short_range
+from gemma_tune.config import RunConfig, applies, field_of, settings, short_range
 from gemma_tune.errors import ConfigError
 
 MAPPED = "data.columns."  # widgets named data.columns.FIELD together make the mapping data.columns
@@ -19,19 +20,27 @@ QUIET = {
     "queue": False,
 }  # of events that answer at once
 LISTS = ("data.mix", "data.fixes")  # an empty widget is an empty list
+# Settings that apply only beside certain values of other ones, and those other ones.
+CONDITIONAL = [
+    name for name, info in settings() if info.json_schema_extra["only"] and name != "advanced.lora"
+]
+CONTROLS = list(
+    dict.fromkeys(one for name in CONDITIONAL for one in field_of(name).json_schema_extra["only"])
+)
 
 
 def widget(dotted: str, **overrides: Any) -> gr.components.Component:
     """The widget of one setting, with label, help, unit and range from `config.py`."""
     info = field_of(dotted)
     extra = info.json_schema_extra
-    unit = f" ({extra['unit']})" if extra["unit"] else ""
+    unit = f" ({extra['unit']})" if extra["unit"] not in ("", extra["label"].lower()) else ""
     options: dict[str, Any] = {
         "label": extra["label"] + unit,
         "info": info.description,
         "value": info.default,
         "elem_id": dotted.replace(".", "-").replace("_", "-"),
         "min_width": 200,
+        "visible": applies(dotted, {}),
     }
     choices = get_args(info.annotation)
     if choices:
@@ -58,13 +67,17 @@ class Form:
         self.widgets[dotted] = component or widget(dotted, **overrides)
         return self.widgets[dotted]
 
-    def add_all(self, dotted: list[str]) -> None:
+    def add_all(self, dotted: Iterable[str]) -> None:
         for name in dotted:
             self.add(name)
 
     @property
     def inputs(self) -> list[gr.components.Component]:
         return list(self.widgets.values())
+
+    def values(self, raw: tuple[Any, ...]) -> dict[str, Any]:
+        """Widget values by dotted name."""
+        return dict(zip(self.widgets, raw, strict=True))
 
     def read(self, raw: tuple[Any, ...]) -> dict[str, Any]:
         """Widget values as nested values for `config.parse`. Raises ConfigError for unreadable advanced text."""
@@ -108,6 +121,8 @@ class SetUp:
     saved: gr.BrowserState | None = None
     steps: gr.Walkthrough | None = None
     parts: dict[str, gr.components.Component] = field(default_factory=dict)
+    groups: dict[str, gr.Column] = field(default_factory=dict)  # section -> its settings behind the fold
+    folded: set[str] = field(default_factory=set)  # those settings
 
     @property
     def everything(self) -> list[gr.components.Component]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from gemma_tune.catalog import MODELS
 from gemma_tune.runs.state import State
+from gemma_tune.ui.method_views import TUNERS
 from gemma_tune.ui.views import source_label
 
 POINTS_DRAWN = 4000  # more than a chart of this width can show
@@ -40,6 +41,24 @@ CAUSES = {
     "killed": "The worker was killed",
     "bug": "The worker failed",
 }
+CHARTS = {  # id -> its title and lines (name of a measure of TRL's: words)
+    "pairs": {"id": "pairs", "title": "Better answer preferred", "share": True, "lines": {"rewards/accuracies": "share of pairs"}},
+    "rewards": {"id": "rewards", "title": "Rewards", "share": False,
+                "lines": {"rewards/chosen": "better", "rewards/rejected": "worse"}},
+    "distance": {"id": "distance", "title": "Distance from the base (KL)", "share": False, "lines": {"kl": "KL"}},
+    "ranked": {"id": "ranked", "title": "Better answer scored higher", "share": True, "lines": {"accuracy": "share of pairs"}},
+    "margin": {"id": "margin", "title": "Margin between the scores", "share": False, "lines": {"margin": "margin"}},
+    "earned": {"id": "earned", "title": "Reward of its own answers", "share": False, "lines": {"reward": "mean reward"}},
+    "length": {"id": "length", "title": "Length of its answers", "share": False,
+               "lines": {"completions/mean_length": "tokens"}},
+}  # fmt: skip
+CHARTS_OF = {
+    "dpo": ("pairs", "rewards"),
+    "orpo": ("pairs", "rewards"),
+    "kto": ("rewards", "distance"),
+    "reward": ("ranked", "margin"),
+    "grpo": ("earned", "length"),
+}
 KEEP = ("stop_keep", "Stop and keep", "plain", "Finishes the step, saves a checkpoint and the model.", "")
 NOW = ("stop_now", "Stop now", "plain", "Ends at once. Only saved checkpoints remain.", "Really stop now?")
 CANCEL = ("stop_now", "Cancel", "plain", "Nothing is trained yet; the run ends at once.", "")
@@ -55,8 +74,10 @@ def answer(
     """What is new since the browser's cursor. `log`: first and next line number, and the lines between."""
     reset = query.get("attempt") != state.attempt or any(
         cursor(query, name) > len(series)
-        for name, series in (("train", state.train_points), ("evals", state.eval_points))
-    )
+        for name, series in (
+            ("train", state.train_points), ("evals", state.eval_points), ("measures", state.measure_points)
+        )
+    )  # fmt: skip
     elapsed = state.elapsed_seconds(now)
     first, following, lines = log
     if not reset and query.get("version") == version and not lines:
@@ -77,6 +98,7 @@ def answer(
         "train": series(state.train_points, start("train"), ("step", "loss", "rate", "norm"), (0, 1, 2, 3)),
         "evals": series(state.eval_points, start("evals"), ("step", "loss"), (0, 1)),
         "hardware": hardware(state, start("hardware")),
+        "measures": measures(state, start("measures")),
         "report": report(state),
         "samples": list(state.samples),
         "log": {"from": first, "to": following, "lines": lines},
@@ -106,10 +128,12 @@ def head(state: State, elapsed: float) -> dict:
 
 def about(state: State) -> str:
     """Model, method and data of a run in one line."""
-    method = {"lora": "LoRA", "full": "full fine-tuning"}.get(state.method, state.method)
+    method = TUNERS.get(state.method, state.method)
     card = MODELS.get(state.model)
     model = card.label if card else state.model
-    return " · ".join(part for part in (model, method, source_label(state.source)) if part)
+    goal = state.objective.upper() if state.objective not in ("", "sft", "reward") else ""
+    goal = "reward model" if state.objective == "reward" else goal
+    return " · ".join(part for part in (model, goal, method, source_label(state.source)) if part)
 
 
 def phase(state: State) -> str:
@@ -318,6 +342,15 @@ def thin(points: Sequence[tuple], limit: int) -> Sequence[tuple]:
 
 def _second(point: tuple) -> float:
     return point[1] if point[1] is not None else 0.0
+
+
+def measures(state: State, start: int) -> dict:
+    """The charts of the objective's own measures, and their points from `start` on as columns by name."""
+    charts = [CHARTS[name] for name in CHARTS_OF.get(state.objective, ())]
+    names = [name for chart in charts for name in chart["lines"]]
+    points = [(step, *map(told.get, names)) for step, told in state.measure_points[start:]]
+    drawn = series(points, 0, ("step", *names), range(len(names) + 1))
+    return {"charts": charts, "columns": drawn, "to": len(state.measure_points)}
 
 
 def hardware(state: State, start: int) -> dict:

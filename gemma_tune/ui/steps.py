@@ -2,36 +2,50 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from gemma_tune import hub, hub_access
-from gemma_tune.catalog import MODELS, POCKET_ID
-from gemma_tune.config import field_of, parse
+from gemma_tune import hub, outlook
+from gemma_tune.config import RunConfig, field_of, parse, settings
 from gemma_tune.data.sources import EXAMPLE, HUB, TFDS
-from gemma_tune.errors import AccessError, GemmaTuneError
+from gemma_tune.errors import GemmaTuneError
 from gemma_tune.runs import engine
-from gemma_tune.ui import checks, compare, data_events, data_sources, data_views, setup, views, watch
-from gemma_tune.ui.form import QUIET, SetUp
-from gemma_tune.ui.reading import read_form, token_of
+from gemma_tune.ui import (
+    checks,
+    compare,
+    data_events,
+    data_sources,
+    data_views,
+    forecast_panel,
+    method_events,
+    method_views,
+    model_events,
+    models,
+    setup,
+    views,
+    watch,
+)
+from gemma_tune.ui.form import CONDITIONAL, QUIET, SetUp
+from gemma_tune.ui.reading import read_form
+
+SETTINGS = {name for name, _ in settings()}
 
 
 def wire(tab: SetUp, went: dict[str, Any]) -> None:
     """Connect the events. `went`: the components that show a started run, by the names of `open_run`'s answer."""
     parts, form, everything = tab.parts, tab.form, tab.everything
-    _wire_model(tab)
+    model_events.wire(tab)
     data_events.wire(tab, picked=data_sources.wire(tab))
-    method_outputs = [*form.inputs, parts["lora_front"]]
-    form.widgets["method.type"].input(
-        lambda *raw: _recommend(form, raw), form.inputs, method_outputs, api_name="recommend", **QUIET
-    )
+    method_events.wire(tab)
+    forecast_panel.wire(tab)
     parts["method_next"].click(
         lambda *raw: _to_review(tab, raw), everything, _review_outputs(tab),
         validator=lambda *raw: _validate(tab, raw), api_name="review", api_visibility="private",
     )  # fmt: skip
-    form.widgets["output.name"].change(
+    form.widgets["output.name"].input(
         lambda *raw: _to_review(tab, raw)[:-1], everything, _review_outputs(tab)[:-1],
         trigger_mode="always_last", api_name="review_name", api_visibility="private", show_progress="hidden",
     )  # fmt: skip
@@ -47,79 +61,38 @@ def wire(tab: SetUp, went: dict[str, Any]) -> None:
         lambda *raw: _start(tab, raw), everything, [parts["review"], *went.values()],
         api_name="start_form", api_visibility="private", concurrency_limit=4,
     )  # fmt: skip
+    # One listener for everything that follows the form: of several "always_last" ones on the same change Gradio calls
+    # each anew when another ends, and never comes to rest.
     gr.on(
-        [widget.change for widget in form.inputs],
-        lambda *raw: dict(zip(form.widgets, raw, strict=True)),
-        form.inputs, tab.saved, trigger_mode="always_last", api_name="remember", **QUIET,
+        [widget.change for widget in form.inputs], partial(_follow, tab), everything, followers(tab),
+        trigger_mode="always_last", api_name="follow", **QUIET,
     )  # fmt: skip
+    parts["data_next"].click(
+        partial(_follow, tab), everything, followers(tab), api_name="follow_data", **QUIET
+    )
 
 
-def _wire_model(tab: SetUp) -> None:
-    parts, form, everything = tab.parts, tab.form, tab.everything
-    chosen = [parts["own_model"], form.widgets["model.id"], parts["model_facts"]]
-    gr.on(
-        [parts["model_choice"].input, parts["own_model"].input],
-        _choose_model, [parts["model_choice"], parts["own_model"]], chosen, api_name="choose_model", **QUIET,
-    ).then(lambda *raw: _recommend(form, raw), form.inputs, [*form.inputs, parts["lora_front"]],
-           api_name="recommend_for_model", **QUIET)  # fmt: skip
-    parts["model_next"].click(
-        lambda *raw: _leave_model(tab, raw), everything, [tab.steps, parts["model_faults"], parts["model_access"]],
-        api_name="leave_model", api_visibility="private",
-    ).then(
-        data_events.check_event(tab), everything, data_events.outputs(tab), api_name="check_form",
-        api_visibility="private", show_progress="hidden", concurrency_limit=16,
-    )  # fmt: skip
-    parts["access_ask"].click(
-        _ask_access, [form.widgets["model.id"], parts["token"]], [parts["model_access"], parts["model_faults"]],
-        api_name="model_access",
-        api_visibility="private",
-    )  # fmt: skip
+def followers(tab: SetUp) -> list:
+    return [tab.saved, *(tab.parts[name] for name in ("advice", "forecast", "ways", "hosts_note", "hosts"))]
 
 
-# ---- the model -----------------------------------------------------------------------------------------------------
-def _choose_model(choice: str, own: str):
-    own_chosen = choice == setup.OWN_MODEL
-    model_id = own.strip() if own_chosen else choice
-    shown = views.model_facts(model_id, on_disk=hub.is_on_disk(model_id))
-    return gr.update(visible=own_chosen), model_id, shown
-
-
-def _leave_model(tab: SetUp, raw: tuple):
-    *values, token = raw
+def _follow(tab: SetUp, *raw: Any) -> dict:
+    """What stands beside the form and in the browser's memory, after a change."""
+    values = tab.form.values(raw[:-1])
+    config = error = None
     try:
-        model = tab.form.read(tuple(values))["model"]
-        hub.inspect_model(model["id"], model["revision"], token_of(token))
-    except GemmaTuneError as error:
-        asked = data_views.access(_access(model["id"], token)) if isinstance(error, AccessError) else ""
-        return gr.skip(), views.fault_list(error.faults, "This model cannot be used yet"), asked
-    return gr.Walkthrough(selected=setup.DATA), "", ""
+        config, _ = read_form(tab, raw)
+    except GemmaTuneError as caught:
+        error = caught
+    return {
+        tab.saved: values,
+        tab.parts["advice"]: method_events.advice_of(values),
+        **forecast_panel.follow(tab, config, error),
+        **method_events.hosts(tab, config),
+    }
 
 
-def _ask_access(model_id: str, token: str | None) -> tuple[str, str]:
-    """The three questions of a gated model, before anything is downloaded; what was said before is taken off."""
-    if not (asked := _access(model_id, token)):
-        return views.notice("good", "No token needed", "This model is on this machine already."), ""
-    return data_views.access(asked), ""
-
-
-def _access(model_id: str, token: str | None) -> list[hub_access.Check]:
-    """None for a model that is no repository of the Hub."""
-    try:
-        return [] if hub.local_folder(model_id) else hub_access.access(model_id, "model", token_of(token))
-    except GemmaTuneError:
-        return []
-
-
-def _recommend(form, raw: tuple) -> list:
-    """The catalogue's settings for this model and method; everything else stays as it is."""
-    values = dict(zip(form.widgets, raw, strict=True))
-    card = MODELS.get(values["model.id"])
-    advice = card.recommended.get(values["method.type"], {}) if card else {}
-    updates = [gr.update(value=advice[name]) if name in advice else gr.skip() for name in form.widgets]
-    return [*updates, gr.update(visible=values["method.type"] == "lora")]
-
-
-# ---- method, review, start -----------------------------------------------------------------------------------------
+# ---- review and start ----------------------------------------------------------------------------------------------
 def _validate(tab: SetUp, raw: tuple) -> list:
     """One verdict per input, so that each fault stands at its field."""
     *values, _ = raw
@@ -133,7 +106,8 @@ def _validate(tab: SetUp, raw: tuple) -> list:
 
 
 def _review_outputs(tab: SetUp) -> list:
-    return [tab.parts[name] for name in ("review", "yaml", "start", "method_faults")] + [tab.steps]
+    names = ("review", "review_forecast", "yaml", "start", "method_faults")
+    return [tab.parts[name] for name in names] + [tab.steps]
 
 
 def _to_review(tab: SetUp, raw: tuple) -> list:
@@ -142,10 +116,11 @@ def _to_review(tab: SetUp, raw: tuple) -> list:
         report = checks.report_for(config, token)
     except GemmaTuneError as error:
         faults = views.fault_list(error.faults)
-        return [faults, gr.skip(), gr.update(interactive=False), faults, gr.skip()]
+        return [faults, "", gr.skip(), gr.update(interactive=False), faults, gr.skip()]
     shown = views.review(config, report) + views.fault_list(report.faults)
     ready = gr.update(interactive=not report.faults)
-    return [shown, config.to_yaml(), ready, "", gr.Walkthrough(selected=setup.REVIEW)]
+    memory = forecast_panel.card(config)
+    return [shown, memory, config.to_yaml(), ready, "", gr.Walkthrough(selected=setup.REVIEW)]
 
 
 def _start(tab: SetUp, raw: tuple) -> list:
@@ -161,47 +136,55 @@ def _start(tab: SetUp, raw: tuple) -> list:
     return [gr.skip(), *watch.open_run(run_id)]
 
 
-def restore(tab: SetUp, saved: dict | None) -> list:
+def restore(tab: SetUp, saved: dict | None) -> dict:
     """Updates for every widget of the form and its helpers from what this browser remembers, or for a first visit."""
-    remembered = saved if isinstance(saved, dict) else MODELS[POCKET_ID].recommended["lora"]
-    values = [
-        gr.update(value=remembered[name]) if name in remembered else gr.skip() for name in tab.form.widgets
-    ]
-    model_id, source, method, mixed = (
-        remembered.get(name) or field_of(name).default
-        for name in ("model.id", "data.source", "method.type", "data.mix")
-    )
-    return [*values, *helpers(model_id, source, method, mixed)]
+    remembered = dict(saved) if isinstance(saved, dict) else {}
+    values = {name: field_of(name).default for name in tab.form.widgets if name in SETTINGS} | remembered
+    if not remembered:
+        advice = method_views.recommended("sft", "lora", outlook.card_of(values["model.id"]))
+        values |= {name: one.value for name, one in advice.items()}
+    written = {
+        widget: gr.update(value=values[name]) for name, widget in tab.form.widgets.items() if name in values
+    }
+    return written | helpers(tab, values)
+
+
+def fill(tab: SetUp, config: RunConfig) -> dict:
+    """Updates that show a configuration in the form."""
+    updates = tab.form.write(config)
+    values = {name: update["value"] for name, update in zip(tab.form.widgets, updates, strict=True)}
+    return dict(zip(tab.form.inputs, updates, strict=True)) | helpers(tab, values)
 
 
 def helper_outputs(tab: SetUp) -> list:
     names = (
-        "model_choice", "own_model", "model_facts", "kind", "example", "upload", "remote", "remote_note", "folder_row",
-        "remote_id", "folder", "mix", "lora_front",
+        "family", *model_events.SHOWN, "own_model", "kind", "example", "upload", "remote", "remote_note", "folder_row",
+        "remote_id", "folder", "mix",
     )  # fmt: skip
-    return [tab.parts[name] for name in names]
+    own = [*(tab.parts[name] for name in names), *tab.form.inputs, *method_events.outputs(tab)]
+    return list(dict.fromkeys(own))
 
 
-def helpers(model_id: str, source: str, method: str, mixed: list[dict]) -> list:
-    """The widgets that are not settings themselves but choose one."""
-    own = model_id not in MODELS
-    kind = _kind_of(source)
-    name = source.partition(":")[2]
-    return [
-        setup.OWN_MODEL if own else model_id,
-        gr.update(visible=own, value=model_id if own else ""),
-        views.model_facts(model_id, on_disk=hub.is_on_disk(model_id)),
-        kind,
-        gr.update(visible=kind == "example", **({"value": name} if kind == "example" else {})),
-        gr.update(visible=kind == "upload"),
-        gr.update(visible=kind in ("hub", "tfds")),
-        gr.update(visible=kind == "tfds"),
-        gr.update(visible=kind == "folder"),
-        name if kind in ("hub", "tfds") else "",
-        source if kind == "folder" else "",
-        data_views.mix(mixed),
-        gr.update(visible=method == "lora"),
-    ]
+def helpers(tab: SetUp, values: dict[str, Any]) -> dict:
+    """The widgets that are not settings themselves but choose one, and which settings are shown."""
+    model_id, source = values["model.id"], values["data.source"]
+    kind, name = _kind_of(source), source.partition(":")[2]
+    family = model_events.family_of(model_id)
+    shown = dict(zip(model_events.SHOWN, model_events.shown(model_id, family), strict=True)) | {
+        "family": gr.update(choices=models.family_choices(), value=family),
+        "own_model": model_id if family == models.OWN else "",
+        "kind": kind,
+        "example": gr.update(visible=kind == "example", **({"value": name} if kind == "example" else {})),
+        "upload": gr.update(visible=kind == "upload"),
+        "remote": gr.update(visible=kind in ("hub", "tfds")),
+        "remote_note": gr.update(visible=kind == "tfds"),
+        "folder_row": gr.update(visible=kind == "folder"),
+        "remote_id": name if kind in ("hub", "tfds") else "",
+        "folder": source if kind == "folder" else "",
+        "mix": data_views.mix(values.get("data.mix") or []),
+    }
+    arranged = method_events.arranged(tab, values, CONDITIONAL)
+    return {tab.parts[part]: update for part, update in shown.items()} | arranged
 
 
 def _kind_of(source: str) -> str:

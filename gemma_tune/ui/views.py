@@ -6,9 +6,11 @@ import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from gemma_tune.catalog import MODELS, ModelCard
+from gemma_tune.catalog import MODELS
 from gemma_tune.config import RunConfig, field_of
 from gemma_tune.errors import Fault
+from gemma_tune.objectives import OBJECTIVES
+from gemma_tune.ui.method_views import TUNERS, plain
 
 
 def count(number: float | None) -> str:
@@ -31,41 +33,9 @@ def size(number: float | None) -> str:
     return f"{number:.0f} B"
 
 
-def model_choice(card: ModelCard) -> str:
-    """The text of one model card in the list; its first line is the title."""
-    if not card.gated:
-        return f"{card.label}\n{count(card.parameters)} parameters\nBuilt in, runs anywhere"
-    return f"{card.label}\n{count(card.parameters)} parameters\n{size(card.bytes_on_disk)}, gated"
-
-
 def facts(pairs: Iterable[tuple[str, str]]) -> str:
     body = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in pairs)
     return f'<dl class="gt-facts">{body}</dl>'
-
-
-def model_facts(model_id: str, *, on_disk: bool) -> str:
-    """The card under the list, from the catalogue alone: nothing is asked of the network."""
-    card = MODELS.get(model_id)
-    if card is None:
-        return notice(
-            "",
-            "A model of your own",
-            "Its configuration is read when you go on: any Gemma on the Hub or in a folder.",
-        )
-    gate = "none" if not card.gated else f"{card.licence}, accepted once at {card.page}"
-    table = facts(
-        [
-            ("Parameters", f"{card.parameters:,}"),
-            ("Layers", str(card.layers)),
-            ("Longest text", f"{card.context_tokens:,} tokens"),
-            ("Vocabulary", f"{card.vocabulary_tokens:,} tokens"),
-            ("Download", "none, it is on this disk" if on_disk else size(card.bytes_on_disk)),
-            ("System text", card.system_role),
-        ]
-    )
-    gate_line = f'<p class="gt-note"><b>Licence gate:</b> {linked(gate)}</p>'
-    traps = "".join(f'<p class="gt-note"><b>Good to know:</b> {escape(trap)}</p>' for trap in card.traps)
-    return f'<div class="gt-card">{table}<div style="height:10px"></div>{gate_line}{traps}</div>'
 
 
 def notice(tone: str, title: str, text: str, items: Sequence[str] = ()) -> str:
@@ -116,12 +86,14 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def review(config: RunConfig, report) -> str:
     """The whole run on one card."""
     card = MODELS.get(config.model.id)
-    method = f"LoRA, rank {config.method.r}" if config.method.type == "lora" else "Full fine-tuning"
-    effective = config.train.per_device_train_batch_size * config.train.gradient_accumulation_steps
+    goal, tuner = OBJECTIVES[config.objective.type], TUNERS[config.method.type]
+    rank = "" if config.method.type == "full" else f", rank {config.method.r}"
+    devices = config.devices.num_processes * config.devices.num_machines
+    effective = config.train.per_device_train_batch_size * config.train.gradient_accumulation_steps * devices
     parts = [
         ("Model", card.label if card else config.model.id, f"{count(card.parameters)} parameters" if card else "your own"),
         ("Data", source_label(config.data.source), f"{report.train_rows:,} rows to learn, {report.validation_rows:,} to check"),
-        ("Method", method, f"learning rate {config.train.learning_rate:g}, seed {config.train.seed}"),
+        ("Method", f"{tuner[:1].upper()}{tuner[1:]}{rank}", f"{goal.label}, learning rate {plain(config.train.learning_rate)}, seed {config.train.seed}"),
         ("Length", f"{report.total_steps:,} steps", f"{config.train.num_train_epochs:g} epochs of {report.steps_per_epoch:,} steps, {effective} rows each"),
     ]  # fmt: skip
     return '<div class="gt-review">' + "".join(figure(*part) for part in parts) + "</div>"

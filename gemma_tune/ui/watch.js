@@ -10,13 +10,14 @@ const make = (tag, className, text) => {
 const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 const NUMBER = new Intl.NumberFormat("en");
 const LOG_LINES = 1500;
-let run = null, cursor = null, train, evals, hardware, clock, misses = 0, confirming = null, plotly = null, draws = 0;
+let run = null, cursor = null, train, evals, hardware, measures, clock, misses = 0, confirming = null, plotly = null, draws = 0;
 
 function forget() {
-  cursor = { attempt: -1, version: -1, train: 0, evals: 0, hardware: 0, log: 0 };
+  cursor = { attempt: -1, version: -1, train: 0, evals: 0, hardware: 0, measures: 0, log: 0 };
   train = { step: [], loss: [], rate: [], norm: [] };
   evals = { step: [], loss: [] };
   hardware = { time: [], cpu: [], memory: [], gpu: [] };
+  measures = { charts: [], columns: { step: [] } };
   clock = null;
   confirming = null;
   at("log").replaceChildren();
@@ -121,6 +122,40 @@ function showLog(log) {
   if (follow && log.lines.length) box.scrollTop = box.scrollHeight;
 }
 
+// The objective's own measures: a small chart each, laid out before their first point so that nothing moves.
+function showMeasures(told) {
+  if (JSON.stringify(told.charts) !== JSON.stringify(measures.charts)) {
+    measures.charts = told.charts;
+    at("measures").replaceChildren(...told.charts.map((chart) => {
+      const card = make("section", "gt-card"), head = make("div", "gt-cardhead"), box = make("div", "gt-chart gt-short");
+      head.append(make("h3", "", chart.title));
+      const names = Object.values(chart.lines);
+      if (names.length > 1) names.forEach((name, index) => head.append(make("span", `gt-key gt-k${index + 1}`, name)));
+      const plot = make("div");
+      plot.dataset.at = `measure-${chart.id}`;
+      box.append(plot);
+      card.append(head, box);
+      return card;
+    }));
+  }
+  at("measures").hidden = !told.charts.length;
+  for (const [name, values] of Object.entries(told.columns)) {
+    if (name !== "to") (measures.columns[name] = measures.columns[name] || []).push(...values);
+  }
+  cursor.measures = told.to;
+}
+
+function drawMeasures(Plotly, options) {
+  const inks = [colour("--gt-accent"), colour("--gt-warm"), colour("--gt-quiet")];
+  if (!measures.columns.step.length) return;
+  for (const chart of measures.charts) {
+    const lines = Object.entries(chart.lines).map(([name, words], index) =>
+      line(measures.columns.step, measures.columns[name], words, inks[index], 2, chart.share ? { hovertemplate: "%{y:.0%}" } : {}));
+    Plotly.react(at(`measure-${chart.id}`), lines, layout({ xaxis: { title: { text: "step" }, rangemode: "tozero" },
+      yaxis: chart.share ? { range: [0, 1.02], tickformat: ".0%" } : {} }), options);
+  }
+}
+
 function showReport(report, samples) {
   at("report").hidden = !report && !samples.length;
   at("report-figures").replaceChildren();
@@ -201,6 +236,7 @@ async function draw() {
       margin: { l: 44, r: 44, t: 6, b: 34 },
       yaxis2: { overlaying: "y", side: "right", showgrid: false, zeroline: false, rangemode: "tozero" } }), options);
   }
+  drawMeasures(Plotly, options);
   if (hardware.time.length) {
     const when = hardware.time.map((t) => new Date(t * 1000));
     const gpu = hardware.gpu.some((v) => v !== null) ? [line(when, hardware.gpu, "GPU", warm, 2)] : [];
@@ -240,6 +276,7 @@ function take(answer) {
   showActions(answer.actions);
   showHardware(answer.bars);
   showReport(answer.report, answer.samples);
+  showMeasures(answer.measures);
   showLog(answer.log);
   cursor.attempt = answer.attempt;
   cursor.version = answer.version;

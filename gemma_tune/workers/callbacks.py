@@ -25,6 +25,21 @@ log = logging.getLogger(__name__)
 
 Write = Callable[..., None]  # EventWriter.write, or nothing on the other ranks
 STOP_MODES = (None, "keep", "now")
+NO_MEASURE = frozenset(
+    [
+        "loss",
+        "learning_rate",
+        "grad_norm",
+        "epoch",
+        "num_tokens",
+        "num_input_tokens_seen",
+        "runtime",
+        "step_time",
+        "samples_per_second",
+        "steps_per_second",
+        "train_tokens_per_second",
+    ]
+)  # told in fields of their own, or not at all
 
 
 class StoppedNow(Exception):
@@ -79,7 +94,8 @@ class EventCallback(TrainerCallback):
         if not logs or "loss" not in logs:
             return  # of a validation, or the summary at the end
         refuse_nan(state.global_step, logs)
-        state.num_input_tokens_seen = self._earlier_tokens + int(logs["num_tokens"])
+        if "num_tokens" in logs:  # not every trainer of TRL counts them
+            state.num_input_tokens_seen = self._earlier_tokens + int(logs["num_tokens"])
         steps = max(state.global_step - self._last_logged_step, 1)
         fields = {
             "step": state.global_step,
@@ -88,8 +104,9 @@ class EventCallback(TrainerCallback):
             "loss": logs["loss"],
             "learning_rate": logs["learning_rate"],
             "grad_norm": logs.get("grad_norm"),
-            "tokens": state.num_input_tokens_seen,
+            "tokens": state.num_input_tokens_seen if "num_tokens" in logs else None,
             "step_seconds": self._training_seconds / steps,
+            "measures": measures(logs),
         }
         self._training_seconds, self._last_logged_step = 0.0, state.global_step
         self._write("metrics", **fields)
@@ -106,6 +123,7 @@ class EventCallback(TrainerCallback):
                 step=state.global_step,
                 eval_loss=metrics["eval_loss"],
                 seconds=metrics["eval_runtime"],
+                measures=measures({name.removeprefix("eval_"): value for name, value in metrics.items()}),
             )
             log.info(
                 "step %d/%d  validation loss %.4f", state.global_step, state.max_steps, metrics["eval_loss"]
@@ -113,7 +131,7 @@ class EventCallback(TrainerCallback):
 
     def on_save(self, args, state, control, **kwargs) -> None:
         PartialState().wait_for_everyone()  # each rank adds its own random state to the checkpoint
-        if not state.is_world_process_zero:
+        if not args.should_save:  # one process of each host that keeps checkpoints
             return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         size = write_marker(folder)
@@ -148,7 +166,7 @@ class StopCallback(TrainerCallback):
 def stop_mode(run: RunFolder) -> str | None:
     """ "keep" where the user asked for it, the same on every rank. Raises StoppedNow."""
     state = PartialState()
-    mode = STOP_MODES.index(run.stop_mode()) if state.is_main_process else 0
+    mode = STOP_MODES.index(run.stop_mode()) if state.is_local_main_process else 0
     if state.num_processes > 1:
         shared = torch.tensor(mode, device=state.device)
         torch.distributed.all_reduce(shared, op=torch.distributed.ReduceOp.MAX)
@@ -156,6 +174,15 @@ def stop_mode(run: RunFolder) -> str | None:
     if STOP_MODES[mode] == "now":
         raise StoppedNow
     return STOP_MODES[mode]
+
+
+def measures(logs: dict[str, object]) -> dict[str, float]:
+    """What the objective's own trainer measures, such as rewards/accuracies, kl or reward."""
+    return {
+        name: value
+        for name, value in logs.items()
+        if name not in NO_MEASURE and isinstance(value, int | float) and math.isfinite(value)
+    }
 
 
 def refuse_nan(step: int, logs: dict[str, float]) -> None:

@@ -13,7 +13,6 @@ import os
 import queue
 import sys
 import threading
-from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -22,12 +21,13 @@ from typing import TextIO
 import torch
 
 from gemma_tune import hub
+from gemma_tune.config import RunConfig
 from gemma_tune.data.rendering import ChatTokenizer
 from gemma_tune.errors import ConfigError, Fault, GemmaTuneError, ModelError, shown
 from gemma_tune.runs.chat import Sampling
 from gemma_tune.runs.checkpoints import complete_checkpoints, is_complete
 from gemma_tune.runs.folder import RunFolder
-from gemma_tune.workers import modeling
+from gemma_tune.workers import memory, modeling
 from gemma_tune.workers.decoding import Done, InTurn, MixedBatch, answers
 
 log = logging.getLogger("gemma_tune.workers.chat")
@@ -104,19 +104,9 @@ class Chat:
         base_path = modeling.fetch(facts, token)
         self.tuned_path = tuned_folder(run, checkpoint)
         self._tuned_stamp = _stamp(self.tuned_path)
-        dtype = modeling.weights_dtype(config.model.dtype)
         self._chat = ChatTokenizer.from_folder(self.tuned_path)
-        if config.method.type == "lora":
-            modeling.refuse_too_large([base_path], dtype)
-            model = modeling.load_adapter(modeling.load_model(base_path, dtype), self.tuned_path)
-            self.mixed = not any(adapter.use_dora for adapter in model.peft_config.values())
-            self._models = (
-                MixedBatch(model) if self.mixed else InTurn([model] * 2, [model.disable_adapter, nullcontext])
-            )
-        else:
-            modeling.refuse_too_large([base_path, self.tuned_path], dtype)
-            model, tuned = (modeling.load_model(path, dtype) for path in (base_path, self.tuned_path))
-            self.mixed, self._models = False, InTurn([model, tuned])
+        self.mixed, self._models = _loaded(config, facts, base_path, self.tuned_path)
+        model = self._models.model
         self.device = model.device
         self._context_tokens = model.config.max_position_embeddings
         self._end_ids = set(self._chat.end_ids) | _listed(model.generation_config.eos_token_id)
@@ -148,6 +138,29 @@ class Chat:
                 "Shorten the prompt or clear the conversation.",
             )  # fmt: skip
         return ids
+
+
+def _loaded(
+    config: RunConfig, facts: hub.ModelFacts, base: Path, tuned: Path
+) -> tuple[bool, MixedBatch | InTurn]:
+    """What the run began from beside its result, and whether both answer in one batch."""
+    quantized = config.method.quantization if config.method.type == "qlora" else ""
+    size_bytes = partial(
+        memory.bytes_in, dtype=modeling.weights_dtype(config.model.dtype), quantization=quantized
+    )
+    if config.method.type == "full":
+        memory.refuse_too_large([size_bytes(base), size_bytes(tuned)])
+        return False, InTurn([modeling.load_start(config, facts, base), modeling.load_base(config, tuned)])
+    memory.refuse_too_large([size_bytes(base)])
+    model, first = modeling.load_base(config, base), modeling.BASE
+    if facts.adapter:
+        model, first = modeling.load_adapter(model, Path(facts.adapter), modeling.START), modeling.START
+    model = modeling.load_adapter(model, tuned)
+    names = (first, modeling.TUNED)
+    mixed = not any(adapter.use_dora for adapter in model.peft_config.values())
+    return mixed, MixedBatch(model, names) if mixed else InTurn(
+        [model] * 2, [partial(modeling.using, model, name) for name in names]
+    )
 
 
 def tuned_folder(run: RunFolder, checkpoint: Path | None) -> Path:

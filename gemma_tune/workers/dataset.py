@@ -6,7 +6,9 @@ Torch-free: bad data ends a run before anything heavy is imported.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,10 @@ import pyarrow as pa
 
 from gemma_tune import data
 from gemma_tune.config import RunConfig
+from gemma_tune.data.rendering import ChatTokenizer
 from gemma_tune.errors import DataError
 from gemma_tune.runs.folder import RunFolder, write_json
+from gemma_tune.workers import preference
 
 SPLIT = "split.npz"
 ROWS_AT_ONCE = 2_000
@@ -34,13 +38,13 @@ class Rows:
 
 @dataclass(frozen=True)
 class Side:
-    """One side as TRL takes it: an Arrow file of `input_ids` and `labels`, each row with at least one learned token."""
+    """One side as TRL takes it: an Arrow file of the objective's columns, each row with something to learn."""
 
     name: str  # "training" or "validation"
     path: Path
     rows: int
     cut: int
-    left_out: list[int]  # source numbers of rows without a learned token
+    left_out: list[int]  # source numbers of the rows that hold nothing to learn
     tokens: int
 
 
@@ -61,39 +65,58 @@ def rows_of(run: RunFolder, config: RunConfig, token: str | None, watch: data.Wa
 def tokens_of(
     rows: Rows, config: RunConfig, tokenizer_folder: Path, watch: data.Watch = data.unwatched
 ) -> data.Tokens:
-    return data.tokens_of(rows.store, tokenizer_folder, config.train.assistant_only_loss, watch)
+    return data.tokens_of(rows.store, tokenizer_folder, data.learns_answers_only(config), watch)
 
 
-def encode(run: RunFolder, rows: Rows, config: RunConfig, tokens: data.Tokens) -> tuple[Side, Side]:
-    """Training and validation side, cut. Packing does its own cutting."""
-    limit = NO_LIMIT if config.train.packing else config.train.max_length
-    learned = tokens.learned(limit)
+def encode(
+    run: RunFolder, rows: Rows, config: RunConfig, tokens: data.Tokens, chat: ChatTokenizer
+) -> tuple[Side, Side]:
+    """Training and validation side, cut. Packing and TRL's other trainers do their own cutting."""
+    packed = config.train.packing and config.objective.type == "sft"
+    lengths = data.lengths_of(tokens, config)
+    usable = tokens.learned(NO_LIMIT) > 0 if packed else lengths.usable
 
     def side(name: str, indices: np.ndarray) -> Side:
-        kept = indices[learned[indices] > 0]
+        kept = preference.in_training_order(indices[usable[indices]], config)
         path = run.data_dir / f"{name}.arrow"
-        _write_arrow(path, tokens, kept, limit)
+        if config.objective.type == "sft":
+            _write_arrow(
+                path, SCHEMA, _supervised(tokens, kept, NO_LIMIT if packed else config.train.max_length)
+            )
+        else:
+            columns, schema = preference.COLUMNS[config.objective.type]
+            _write_arrow(path, schema, _in_batches(columns(rows.store, tokens, kept, config, chat), schema))
         return Side(
             name,
             path,
             len(kept),
-            int((tokens.lengths[indices] > config.train.max_length).sum()),
-            rows.store.facts["number"][indices[learned[indices] == 0]].tolist(),
-            int(np.minimum(tokens.lengths[kept], limit).sum()),
+            int(lengths.cut[indices].sum()),
+            rows.store.facts["number"][indices[~usable[indices]]].tolist(),
+            int((tokens.lengths if packed else lengths.used)[kept].sum()),
         )
 
     return side("training", rows.train), side("validation", rows.validation)
 
 
-def _write_arrow(path: Path, tokens: data.Tokens, indices: np.ndarray, limit: int) -> None:
+def _supervised(tokens: data.Tokens, indices: np.ndarray, limit: int) -> Iterator[pa.RecordBatch]:
+    for start in range(0, len(indices), ROWS_AT_ONCE):
+        ids, labels, lengths = tokens.batch(indices[start : start + ROWS_AT_ONCE], limit)
+        offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+        columns = [pa.ListArray.from_arrays(offsets, pa.array(one)) for one in (ids, labels)]
+        yield pa.record_batch(columns, schema=SCHEMA)
+
+
+def _in_batches(rows: Iterator[dict], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    while batch := list(islice(rows, ROWS_AT_ONCE)):
+        yield pa.RecordBatch.from_pylist(batch, schema=schema)
+
+
+def _write_arrow(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
     """In batches, so that a large set is never held. Each rank writes the same bytes, and the last one stays."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with pa.OSFile(str(draft), "wb") as file, pa.ipc.new_stream(file, SCHEMA) as writer:
-        for start in range(0, len(indices), ROWS_AT_ONCE):
-            ids, labels, lengths = tokens.batch(indices[start : start + ROWS_AT_ONCE], limit)
-            offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
-            columns = [pa.ListArray.from_arrays(offsets, pa.array(one)) for one in (ids, labels)]
-            writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
+    with pa.OSFile(str(draft), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
     draft.replace(path)
 
 

@@ -42,24 +42,25 @@ class Done:
 
 
 class MixedBatch:
-    """Base and adapter in one forward pass over a batch of two rows: the weights are held and read once."""
+    """Two adapters, or base and adapter, in one forward pass over a batch of two rows: the weights are read once."""
 
-    def __init__(self, model) -> None:
-        self._model = model
+    def __init__(self, model, names: tuple[str, str] = (BASE, TUNED)) -> None:
+        self.model = model
+        self._names = list(names)
         self.begin()
 
     def begin(self) -> None:
-        self._cache = DynamicCache(config=self._model.config)
+        self._cache = DynamicCache(config=self.model.config)
 
     @torch.inference_mode()
     def logits(self, ids: list[list[int]]) -> torch.Tensor:
         """(C, V) after each column's further tokens, equally many in both."""
-        out = self._model(
-            input_ids=torch.tensor(ids, device=self._model.device),
+        out = self.model(
+            input_ids=torch.tensor(ids, device=self.model.device),
             past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=1,
-            adapter_names=[BASE, TUNED],
+            adapter_names=self._names,
         )
         return out.logits[:, -1]
 
@@ -70,6 +71,7 @@ class InTurn:
     def __init__(
         self, models: list, contexts: list[Callable[[], AbstractContextManager]] | None = None
     ) -> None:
+        self.model = models[0]
         self._models = models
         self._contexts = contexts or [nullcontext] * len(models)
         self.begin()

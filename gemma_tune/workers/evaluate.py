@@ -16,10 +16,20 @@ from gemma_tune.data.rendering import NOT_LEARNED, ChatTokenizer
 from gemma_tune.data.rows import Message, Row
 
 Stop = Callable[[], object]  # true where the user asked to stop
+Encoded = dict[str, list[int]]
 
 
 class ReportStopped(Exception):
     """The user stopped the report."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Rows of `input_ids` and `labels` with the answers that are wanted, and with others that are not."""
+
+    wanted: Sequence[Encoded]
+    others: Sequence[Encoded] = ()
+    paired: bool = False  # each of the others is the rejected answer to the same prompt
 
 
 @dataclass(frozen=True)
@@ -35,7 +45,9 @@ class Measured:
     """What one of the two models achieves."""
 
     answers: list[str]  # one per question
-    loss: float | None  # None without validation rows to learn from
+    loss: float | None  # of the answers that are wanted; None without validation rows to learn from
+    other_loss: float | None = None  # of rejected answers, or of those labelled as bad
+    preferred: float | None = None  # share of pairs whose chosen answer is the likelier one per token
 
     def exact_match(self, questions: list[Question]) -> float:
         """Share of answers that equal the expected one, blanks around them aside."""
@@ -47,22 +59,35 @@ class Measured:
 
 
 def questions_of(
-    rows: Iterable[Row], chat: ChatTokenizer, limit: int, context_tokens: int, max_new_tokens: int
+    rows: Iterable[Row],
+    chat: ChatTokenizer,
+    limit: int,
+    context_tokens: int,
+    max_new_tokens: int,
+    *,
+    calls: bool = False,
 ) -> list[Question]:
     """Up to `limit` rows as questions: all but their last turn, which is the answer.
 
-    Left out are too long ones, plain texts, answers that call a function, and rows that the template refuses.
+    Left out are too long ones, plain texts, answers labelled as bad, and rows that the template refuses; answers that
+    call a function too, unless `calls`: then every answer is expected with its control tokens.
     """
     questions: list[Question] = []
     for row in rows:
         if len(questions) == limit:
             break
         *before, last = row.messages or [{}]
-        if not before or "tool_calls" in last or chat.encode(row).refusal:
+        if not before or row.label is False or ("tool_calls" in last and not calls):
+            continue
+        encoded = chat.encode(row)
+        if encoded.refusal:
             continue
         prompt_ids = chat.encode_prompt(before, row.tools)
+        expected = last["content"]
+        if calls:
+            expected = chat.decode(encoded.ids[len(prompt_ids) :], skip_special_tokens=False)
         if len(prompt_ids) + max_new_tokens <= context_tokens:
-            questions.append(Question(row.number, before, last["content"], prompt_ids))
+            questions.append(Question(row.number, before, expected, prompt_ids))
     return questions
 
 
@@ -70,28 +95,43 @@ def measure(
     model,
     chat: ChatTokenizer,
     questions: list[Question],
-    validation_rows: Sequence[dict[str, list[int]]],
+    held_out: HeldOut,
     *,
     max_new_tokens: int,
     batch_rows: int,
     stop: Stop,
+    calls: bool = False,
 ) -> Measured:
-    """Answers and loss. The model must have TRL's fused head. Raises ReportStopped."""
+    """Answers and losses. The model must have TRL's fused head. Raises ReportStopped."""
     model.eval()
     with torch.no_grad():
-        answers = answer_all(model, chat, questions, max_new_tokens, batch_rows, stop)
-        return Measured(answers, validation_loss(model, validation_rows, batch_rows, stop))
+        answers = answer_all(model, chat, questions, max_new_tokens, batch_rows, stop, calls)
+        if not held_out.others:
+            return Measured(answers, validation_loss(model, held_out.wanted, batch_rows, stop))
+        wanted, others = (
+            row_losses(model, rows, batch_rows, stop) for rows in (held_out.wanted, held_out.others)
+        )
+    preferred = None
+    if held_out.paired:
+        preferred = sum(one < other for one, other in zip(wanted, others, strict=True)) / len(wanted)
+    return Measured(answers, _mean(wanted), _mean(others), preferred)
 
 
 def answer_all(
-    model, chat: ChatTokenizer, questions: list[Question], max_new_tokens: int, batch_rows: int, stop: Stop
+    model,
+    chat: ChatTokenizer,
+    questions: list[Question],
+    max_new_tokens: int,
+    batch_rows: int,
+    stop: Stop,
+    calls: bool = False,
 ) -> list[str]:
-    """Greedy answers in the questions' order; prompts of like length share a batch."""
+    """Greedy answers in the questions' order; prompts of like length share a batch. `calls`: with control tokens."""
     answers = [""] * len(questions)
     by_length = sorted(range(len(questions)), key=lambda index: len(questions[index].prompt_ids))
     for batch in _batches(by_length, batch_rows):
         texts = answer_batch(
-            model, chat, [questions[index].prompt_ids for index in batch], max_new_tokens, stop
+            model, chat, [questions[index].prompt_ids for index in batch], max_new_tokens, stop, calls
         )
         for index, text in zip(batch, texts, strict=True):
             answers[index] = text
@@ -99,7 +139,12 @@ def answer_all(
 
 
 def answer_batch(
-    model, chat: ChatTokenizer, prompts: list[list[int]], max_new_tokens: int, stop: Stop
+    model,
+    chat: ChatTokenizer,
+    prompts: list[list[int]],
+    max_new_tokens: int,
+    stop: Stop,
+    calls: bool = False,
 ) -> list[str]:
     ids = [torch.tensor(prompt) for prompt in prompts]
     input_ids = pad(ids, padding_value=0, padding_side="left").to(model.device)
@@ -120,26 +165,44 @@ def answer_batch(
     )
     if stop():
         raise ReportStopped
-    return [chat.decode(row) for row in out[:, input_ids.shape[1] :].tolist()]
+    return [chat.decode(row, not calls) for row in out[:, input_ids.shape[1] :].tolist()]
 
 
-def validation_loss(model, rows: Sequence[dict[str, list[int]]], batch_rows: int, stop: Stop) -> float | None:
+def validation_loss(model, rows: Sequence[Encoded], batch_rows: int, stop: Stop) -> float | None:
     """Per token, each batch's mean weighted by its rows."""
-    total = 0.0
+    total = sum(out.loss.item() * len(batch) for batch, _, out in _scored(model, rows, batch_rows, stop))
+    return total / len(rows) if rows else None
+
+
+def row_losses(model, rows: Sequence[Encoded], batch_rows: int, stop: Stop) -> list[float]:
+    """Of each row the mean over its learned tokens."""
+    losses: list[float] = []
+    for _, labels, out in _scored(model, rows, batch_rows, stop):
+        counts = (labels[:, 1:] != NOT_LEARNED).sum(-1)
+        losses += (-out.log_probs.float().sum(-1) / counts).tolist()
+    return losses
+
+
+def _scored(model, rows: Sequence[Encoded], batch_rows: int, stop: Stop) -> Iterator[tuple]:
+    """(rows, labels (B, T), the model's output) of each batch."""
     for batch in _batches(rows, batch_rows):
         if stop():
             raise ReportStopped
         ids = [torch.tensor(row["input_ids"]) for row in batch]
-        labels = [torch.tensor(row["labels"]) for row in batch]
         attended = [torch.ones_like(one) for one in ids]
-        out = model(
+        labels = pad([torch.tensor(row["labels"]) for row in batch], padding_value=NOT_LEARNED).to(
+            model.device
+        )
+        yield batch, labels, model(
             input_ids=pad(ids, padding_value=0).to(model.device),
             attention_mask=pad(attended, padding_value=0).to(model.device),
-            labels=pad(labels, padding_value=NOT_LEARNED).to(model.device),
+            labels=labels,
             fused_lm_head=True,
-        )
-        total += out.loss.item() * len(batch)
-    return total / len(rows) if rows else None
+        )  # fmt: skip
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def shown_prompt(messages: list[Message]) -> str:

@@ -1,13 +1,17 @@
-"""Loads a Gemma and its tokenizer, with guards against what Transformers lets pass silently.
+"""Loads a Gemma and its tokenizer as a run asks for it: plain or quantized, with or without an adapter.
 
 Only a `model_type` of `catalog.MODEL_TYPES` reaches `from_pretrained`; no remote code, weights from safetensors only. Of
-a multimodal Gemma 3 the language part alone is loaded.
+a multimodal checkpoint the language part alone is loaded, and it is saved as a text model.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,27 +20,74 @@ from safetensors import safe_open
 
 from gemma_tune import hub
 from gemma_tune.catalog import MODEL_TYPES
+from gemma_tune.config import RunConfig
 from gemma_tune.errors import ModelError
+from gemma_tune.workers import guards, quantization
+from gemma_tune.workers.guards import refuse_foreign_tokenizer
 
+__all__ = [
+    "BASE",
+    "START",
+    "TUNED",
+    "as_started",
+    "fetch",
+    "load_adapter",
+    "load_base",
+    "load_model",
+    "load_start",
+    "load_tokenizer",
+    "lora_targets",
+    "refuse_foreign_tokenizer",
+    "using",
+    "weights_dtype",
+]
+
+log = logging.getLogger(__name__)
+
+Tell = Callable[[str], None]  # takes a plain sentence for the user
+
+
+@dataclass(frozen=True)
+class TextClass:
+    """Transformers' classes for a text model; `scores`: with a reward model's head, empty where there is none."""
+
+    answers: str
+    scores: str = ""
+
+
+_GEMMA3 = TextClass("Gemma3ForCausalLM", "Gemma3TextForSequenceClassification")
+_GEMMA3N = TextClass("Gemma3nForCausalLM")
+_GEMMA4 = TextClass("Gemma4ForCausalLM")
+_UNIFIED = TextClass("Gemma4UnifiedForCausalLM")
 CLASSES = {
-    "gemma": "GemmaForCausalLM",
-    "gemma2": "Gemma2ForCausalLM",
-    "gemma3_text": "Gemma3ForCausalLM",
-    "gemma3": "Gemma3ForCausalLM",
+    "gemma": TextClass("GemmaForCausalLM", "GemmaForSequenceClassification"),
+    "gemma2": TextClass("Gemma2ForCausalLM", "Gemma2ForSequenceClassification"),
+    "gemma3_text": _GEMMA3,
+    "gemma3": _GEMMA3,
+    "gemma3n_text": _GEMMA3N,
+    "gemma3n": _GEMMA3N,
+    "gemma4_text": _GEMMA4,
+    "gemma4": _GEMMA4,
+    "gemma4_unified_text": _UNIFIED,
+    "gemma4_unified": _UNIFIED,
 }
+# Names in a multimodal file -> names in the text class. Gemma 3 saves the first order of words, the others the second.
 LANGUAGE_PART = {
-    r"^language_model\.model\.": "model."
-}  # names in a multimodal file -> names in the text class
-LANGUAGE_PREFIX = "language_model."
-MULTIMODAL_TOKENS = {
-    "<image_soft_token>"
-}  # Gemma 3's text models have it in the tokenizer, without an embedding
+    r"^(?:language_model\.model|model\.language_model)\.": "model.",
+    r"^language_model\.lm_head\.": "lm_head.",
+}
+ATTENTION_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj"]
+LAYERS = {
+    "attention": ATTENTION_LAYERS,
+    "all-linear": [*ATTENTION_LAYERS, "gate_proj", "up_proj", "down_proj"],
+}
 WEIGHT_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model"]
-BASE, TUNED = "__base__", "tuned"  # PEFT's name for "no adapter", and ours for the run's
+BASE = "__base__"  # PEFT's name for "no adapter"
+START, TUNED = "start", "tuned"  # ours for the adapter that a run began from, and for its result
 
 
 def fetch(facts: hub.ModelFacts, token: str | None = None) -> Path:
-    """The folder with all files, downloaded where they are not on disk."""
+    """The folder with all files of the base, downloaded where they are not on disk."""
     if facts.on_disk and facts.path:
         return Path(facts.path)
     from huggingface_hub import snapshot_download
@@ -70,26 +121,109 @@ def load_tokenizer(folder: Path):
     return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
-def load_model(folder: Path, dtype: torch.dtype) -> transformers.PreTrainedModel:
-    """The text model in evaluation mode, on the GPU where there is one. Raises ModelError."""
+def load_start(
+    config: RunConfig, facts: hub.ModelFacts, folder: Path, tell: Tell = log.warning
+) -> transformers.PreTrainedModel:
+    """What a run's training begins from: the base in `folder`, with the adapter of an earlier run where it goes on.
+
+    For lora and qlora that adapter is trained further (a PeftModel); for full it is merged into the weights. Raises
+    ModelError and ConfigError.
+    """
+    guards.refuse_leaky_packing(config)
+    if facts.adapter:
+        guards.refuse_other_task(config, Path(facts.adapter))
+    model = load_base(config, folder, tell)
+    guards.refuse_reentrant_checkpointing(config, model)
+    if facts.adapter and config.method.type == "full":
+        return quantization.merge(model, Path(facts.adapter))
+    if facts.adapter:
+        model = load_adapter(model, Path(facts.adapter), name="default", is_trainable=True)
+        tell("The adapter of the earlier run is trained further; its rank and layers stay as they are.")
+    elif config.method.type != "full" and (note := guards.frozen_experts_note(model)):
+        tell(note)
+    return model
+
+
+def load_base(config: RunConfig, folder: Path, tell: Tell = log.warning) -> transformers.PreTrainedModel:
+    """The base model of a run, quantized where its method says so, in evaluation mode."""
+    return load_model(
+        folder,
+        weights_dtype(config.model.dtype),
+        attention=config.model.attn_implementation,
+        quantized=quantization.quantization_config(config),
+        scores=config.objective.type == "reward",
+        tell=tell,
+    )
+
+
+def load_model(
+    folder: Path,
+    dtype: torch.dtype,
+    *,
+    attention: str = "auto",
+    quantized: transformers.BitsAndBytesConfig | None = None,
+    scores: bool = False,
+    tell: Tell = log.warning,
+) -> transformers.PreTrainedModel:
+    """The text model in evaluation mode, on the GPU where there is one. Raises ModelError and ConfigError.
+
+    `scores`: with a reward model's head, which is new where the checkpoint has none.
+    """
     model_type = checked_model_type(folder)
+    guards.refuse_float16(dtype)
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     multimodal = MODEL_TYPES[model_type]
-    model, loading = getattr(transformers, CLASSES[model_type]).from_pretrained(
-        folder,
-        config=config.text_config if multimodal else config,
-        key_mapping=LANGUAGE_PART if multimodal else None,
-        dtype=dtype,
-        attn_implementation=attention_of(model_type),
-        device_map=device() if torch.cuda.is_available() else None,
-        use_safetensors=True,
-        trust_remote_code=False,
-        output_loading_info=True,
-    )
-    refuse_random_weights(folder, loading)
+    config = config.text_config if multimodal else config
+    if note := guards.float16_note(config, dtype):
+        tell(note)
+    if scores:
+        config.num_labels = 1
+    with _quiet():
+        model, loading = text_class(model_type, scores).from_pretrained(
+            folder,
+            config=config,
+            key_mapping=LANGUAGE_PART if multimodal else None,
+            dtype=dtype,
+            attn_implementation=guards.attention_of(config, attention),
+            quantization_config=quantized,
+            device_map=device() if torch.cuda.is_available() else None,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    guards.refuse_random_weights(folder, loading)
+    if multimodal:
+        log.info("Of the multimodal checkpoint only the language part is loaded and trained.")
+    if quantized:
+        quantization.make_trainable(model)
+        if note := guards.unquantized_experts_note(model):
+            tell(note)
     # Otherwise saving gives the multimodal names back to a text checkpoint, which then loads as random weights.
     model._weight_conversions = None
     return model.eval()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Transformers' list of each weight of a vision tower that is left out; what is missing we refuse ourselves."""
+    logging_of = transformers.utils.logging
+    before = logging_of.get_verbosity()
+    logging_of.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging_of.set_verbosity(before)
+
+
+def text_class(model_type: str, scores: bool = False) -> type[transformers.PreTrainedModel]:
+    found = CLASSES[model_type].scores if scores else CLASSES[model_type].answers
+    if not found:
+        able = ", ".join(name for name, one in CLASSES.items() if one.scores)
+        raise ModelError.at(
+            "model.id", model_type, "Transformers has no reward model of this architecture.",
+            f"Choose a model of one of these types: {able}.",
+        )  # fmt: skip
+    return getattr(transformers, found)
 
 
 def checked_model_type(folder: Path) -> str:
@@ -97,51 +231,27 @@ def checked_model_type(folder: Path) -> str:
     if model_type not in MODEL_TYPES:
         raise ModelError.at(
             str(folder), model_type, f"Only these model types are trained here: {', '.join(MODEL_TYPES)}.",
-            "Choose a Gemma 2 or Gemma 3.",
+            "Choose a Gemma 2, 3, 3n or 4.",
         )  # fmt: skip
     return model_type
 
 
-def attention_of(model_type: str) -> str:
-    """Gemma 2 soft-caps its attention scores, which PyTorch's fused attention cannot."""
-    return "eager" if model_type == "gemma2" else "sdpa"
+def lora_targets(model: transformers.PreTrainedModel, target_modules: str = "all-linear") -> str | list[str]:
+    """PEFT's `target_modules` for "all-linear" or "attention": the linear layers of the language model.
+
+    A text model takes their names. In a multimodal one the same names stand in vision and audio towers too, some in
+    wrappers that PEFT refuses, so it takes a regular expression. Experts are no layers and stay out.
+    """
+    names = LAYERS[target_modules]
+    if not hasattr(model.config, "text_config"):
+        return list(names)
+    return rf".*language_model.*\.({'|'.join(names)})"
 
 
-def refuse_random_weights(folder: Path, loading: dict) -> None:
-    """Transformers fills what it does not find with random numbers and goes on."""
-    if missing := sorted(loading["missing_keys"]) + sorted(map(str, loading["mismatched_keys"])):
-        raise ModelError.at(
-            str(folder), ", ".join(missing[:3]),
-            f"The checkpoint lacks {len(missing)} weights of the model; they would be random.",
-            "Download it again, or choose a complete checkpoint.",
-        )  # fmt: skip
-
-
-def refuse_foreign_tokenizer(tokenizer, model: transformers.PreTrainedModel) -> None:
-    """Every token must have an embedding, and the control tokens the ids that the model was trained with."""
-    rows = model.get_input_embeddings().weight.shape[0]
-    beyond = [
-        token
-        for token, index in tokenizer.get_vocab().items()
-        if index >= rows and token not in MULTIMODAL_TOKENS
-    ]
-    if beyond:
-        raise ModelError.at(
-            "tokenizer", ", ".join(beyond[:3]),
-            f"{len(beyond)} of its tokens lie beyond the {rows:,} embeddings of the model.",
-            "Use the tokenizer that belongs to the model.",
-        )  # fmt: skip
-    for name in ("bos_token_id", "pad_token_id"):
-        ours, theirs = getattr(tokenizer, name), getattr(model.config, name, None)
-        if None not in (ours, theirs) and ours != theirs:
-            raise ModelError.at(
-                f"tokenizer.{name}", ours, f"The model was trained with {theirs}.",
-                "Use the tokenizer that belongs to the model.",
-            )  # fmt: skip
-
-
-def load_adapter(base: transformers.PreTrainedModel, folder: Path):
-    """The base with the adapter of `folder` under the name `TUNED`. Raises ModelError where a tensor has no place."""
+def load_adapter(
+    base: transformers.PreTrainedModel, folder: Path, name: str = TUNED, is_trainable: bool = False
+):
+    """The base, or a PeftModel, with the adapter of `folder`. Raises ModelError where a tensor has no place."""
     from peft import PeftModel, get_peft_model_state_dict
 
     weights = folder / "adapter_model.safetensors"
@@ -149,45 +259,40 @@ def load_adapter(base: transformers.PreTrainedModel, folder: Path):
         raise ModelError.at(
             str(folder), None, "It holds no adapter_model.safetensors.", "Choose another run or checkpoint."
         )
-    model = PeftModel.from_pretrained(base, folder, adapter_name=TUNED).eval()
+    if isinstance(base, PeftModel):
+        base.load_adapter(folder, adapter_name=name, is_trainable=is_trainable)
+        model = base
+    else:
+        model = PeftModel.from_pretrained(base, folder, adapter_name=name, is_trainable=is_trainable)
     with safe_open(weights, "pt") as file:
         stored = set(file.keys())
-    if unplaced := stored ^ set(get_peft_model_state_dict(model, adapter_name=TUNED)):
+    if unplaced := stored ^ set(get_peft_model_state_dict(model, adapter_name=name)):
         raise ModelError.at(
             str(folder), ", ".join(sorted(unplaced)[:3]), "The adapter does not fit this base model.",
             "Compare it with the base that it was trained on.",
         )  # fmt: skip
-    return model
+    return model.eval()
 
 
-def parameters_in(folder: Path) -> int:
-    """How many numbers the text model in a folder has, from the headers of its files."""
-    multimodal = MODEL_TYPES[checked_model_type(folder)]
-    count = 0
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, "pt") as file:
-            for key in file.keys():  # noqa: SIM118 (not a mapping)
-                if not multimodal or key.startswith(LANGUAGE_PREFIX):
-                    count += torch.Size(file.get_slice(key).get_shape()).numel()
-    return count
+@contextmanager
+def using(model, name: str) -> Iterator[None]:
+    """The PeftModel with one of its adapters, or with none where the name is BASE."""
+    if name == BASE:
+        with model.disable_adapter():
+            yield
+        return
+    before = model.active_adapter
+    model.set_adapter(name)
+    try:
+        yield
+    finally:
+        model.set_adapter(before)
 
 
-def refuse_too_large(folders: list[Path], dtype: torch.dtype) -> None:
-    """Says before loading that so many models will not fit, with both numbers."""
-    needed = sum(parameters_in(folder) for folder in folders) * dtype.itemsize
-    free, where = free_memory_bytes()
-    if needed * 1.1 > free:  # a tenth for buffers and the cache of a short conversation
-        models = "this model" if len(folders) == 1 else f"these {len(folders)} models"
-        raise ModelError.at(
-            where, f"{free / 1e9:.1f} GB free",
-            f"Holding {models} takes about {needed * 1.1 / 1e9:.1f} GB.",
-            "Wait until a running training ends, close other programs, or use a larger machine.",
-        )  # fmt: skip
-
-
-def free_memory_bytes() -> tuple[int, str]:
-    if torch.cuda.is_available():
-        return torch.cuda.mem_get_info(device())[0], "GPU memory"
-    import psutil
-
-    return psutil.virtual_memory().available, "memory"
+@contextmanager
+def as_started(model, facts: hub.ModelFacts) -> Iterator[None]:
+    """The PeftModel as it was before its training: without its adapter, or with the one that it went on from."""
+    if facts.adapter and START not in model.peft_config:
+        load_adapter(model, Path(facts.adapter), START)
+    with using(model, START if facts.adapter else BASE):
+        yield

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import shutil
-from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -15,19 +14,26 @@ import torch
 import transformers
 from accelerate import PartialState
 from datasets import Dataset
-from transformers import TrainerState
-from trl.trainer.utils import add_fused_lm_head
+from transformers import EarlyStoppingCallback, Trainer, TrainerState
 
-from gemma_tune import hub
+from gemma_tune import data, hub
 from gemma_tune.data.rendering import ChatTokenizer
-from gemma_tune.data.rows import Row
 from gemma_tune.runs.folder import write_json
-from gemma_tune.workers import callbacks, dataset, evaluate, modeling, trainers
+from gemma_tune.workers import (
+    adapters,
+    arguments,
+    callbacks,
+    dataset,
+    evaluate,
+    modeling,
+    report,
+    trainers,
+)
+from gemma_tune.workers.first_step import FirstStepCallback
 from gemma_tune.workers.job import Job
 
 log = logging.getLogger(__name__)
 
-SAMPLES = 8  # answers of both models that the report shows
 ROWS_NAMED = 5  # in a warning
 
 
@@ -36,20 +42,22 @@ def work(job: Job) -> None:
     _quiet()
     state = PartialState(cpu=not torch.cuda.is_available())
     state.wait_for_everyone()  # until the first rank has written the rows
-    chat = ChatTokenizer.from_folder(
-        hub.tokenizer_folder(job.config.model.id, job.facts.revision or "main", job.token)
-    )
+    folder = hub.tokenizer_folder(job.config.model.id, job.facts.revision or "main", job.token)
+    chat = ChatTokenizer.from_folder(folder)
     rows = dataset.rows_of(job.run, job.config, job.token)
-    train, validation = _encode(job, rows)
+    tokens = dataset.tokens_of(rows, job.config, folder)
+    train, validation = _encode(job, rows, tokens, chat)
     model, tokenizer = _load(job, chat)
     if callbacks.stop_mode(job.run):
         job.write("trained", step=_step_of(job.resume_from), stopped=True)
         return
-    model, stopped = _train(job, model, tokenizer, train, validation)
-    if not stopped and state.is_main_process and job.config.eval.exact_match_rows and validation:
+    result = _train(job, model, tokenizer, train, validation)
+    if not result.stopped and state.is_main_process and job.config.eval.exact_match_rows and validation:
         job.write("phase", name="evaluating")
         try:
-            _report(job, chat, model, rows.store.rows(rows.validation), validation)
+            report.write_report(
+                job, chat, result.model, rows, tokens, validation, keeps_base=result.keeps_base
+            )
         except evaluate.ReportStopped:
             log.info("The report was stopped; the model is saved.")
         except Exception as error:  # the model is saved: whatever the report meets must not fail the run
@@ -57,12 +65,20 @@ def work(job: Job) -> None:
             job.write("warning", message=f"The report could not be made; the model is saved. {error}")
 
 
-def _encode(job: Job, rows: dataset.Rows) -> tuple[Dataset, Dataset | None]:
+@dataclass(frozen=True)
+class Result:
+    """The trained model, saved. The optimizer is freed."""
+
+    model: torch.nn.Module
+    stopped: bool  # by the user
+    keeps_base: bool  # the base is still there beneath the adapter
+
+
+def _encode(
+    job: Job, rows: dataset.Rows, tokens: data.Tokens, chat: ChatTokenizer
+) -> tuple[Dataset, Dataset | None]:
     """Both sides as TRL takes them, memory-mapped; None where nothing is left to validate on."""
-    folder = hub.tokenizer_folder(job.config.model.id, job.facts.revision or "main", job.token)
-    train, validation = sides = dataset.encode(
-        job.run, rows, job.config, dataset.tokens_of(rows, job.config, folder)
-    )
+    train, validation = sides = dataset.encode(job.run, rows, job.config, tokens, chat)
     dataset.refuse_nothing_to_learn(train, job.config)
     job.write(
         "data",
@@ -90,38 +106,69 @@ def _load(job: Job, chat: ChatTokenizer):
         job.write("phase", name="downloading")
     folder = modeling.fetch(job.facts, job.token)
     job.write("phase", name="loading")
-    model = modeling.load_model(folder, modeling.weights_dtype(job.config.model.dtype))
+    transformers.set_seed(job.config.train.seed)  # a new head of a reward model is drawn at random
+    model = modeling.load_start(job.config, job.facts, folder, partial(_warn, job))
     tokenizer = modeling.load_tokenizer(folder)
     modeling.refuse_foreign_tokenizer(tokenizer, model)
-    model.generation_config.eos_token_id = chat.end_ids  # what is saved stops at the end of a turn
+    if getattr(model, "generation_config", None):  # a reward model writes nothing
+        model.generation_config.eos_token_id = chat.end_ids  # what is saved stops at the end of a turn
     return model, tokenizer
 
 
-def _train(job: Job, model, tokenizer, train_rows: Dataset, validation_rows: Dataset | None):
-    """The trained model, saved, and whether the user stopped it. The optimizer is freed on return."""
+def _warn(job: Job, message: str) -> None:
+    job.write("warning", message=message)
+
+
+def _train(job: Job, model, tokenizer, train_rows: Dataset, validation_rows: Dataset | None) -> Result:
     config, run = job.config, job.run
-    args = trainers.sft_config(config, run.checkpoints_dir, has_validation=bool(validation_rows))
+    args = arguments.training_arguments(config, run.checkpoints_dir, has_validation=bool(validation_rows))
+    adapter = adapters.adapter_config(config, model)
+    start, origin = None, None
+    if adapters.takes_from_base(adapter):
+        start = adapter.init_lora_weights
+        model, origin = adapters.begun(model, adapter)
+        adapter = None
     stop = callbacks.StopCallback(run)
-    told = [callbacks.EventCallback(run, job.write), stop]
-    trainer = trainers.build_trainer(config, args, model, tokenizer, train_rows, validation_rows, told)
+    told = [FirstStepCallback(config), callbacks.EventCallback(run, job.write), stop]
+    if args.metric_for_best_model and config.eval.early_stopping_patience:
+        told.append(EarlyStoppingCallback(config.eval.early_stopping_patience))
+    trainer = trainers.build_trainer(
+        config, args, model, tokenizer, train_rows, validation_rows, adapter, told
+    )
+    if start:  # in a checkpoint it must say so: what is left of the base is found again by it
+        trainer.model.peft_config["default"].init_lora_weights = start
     job.write("phase", name="training")
-    if _is_trained(job.resume_from):  # Transformers would train one step too many
-        trainer._load_from_checkpoint(str(job.resume_from))
-        trainer.state.global_step = _step_of(job.resume_from)
-    else:
-        trainer.train(resume_from_checkpoint=str(job.resume_from) if job.resume_from else None)
-    job.write("trained", step=trainer.state.global_step, stopped=stop.stopped)
+    _run(job, trainer)
+    state = trainer.state
+    early = not stop.stopped and state.global_step < state.max_steps
+    best = state.best_global_step if args.load_best_model_at_end else None
+    job.write("trained", step=state.global_step, stopped=stop.stopped, early_stopped=early, best_step=best)
     job.write("phase", name="saving")
-    save_model(job, trainer)
+    save_model(job, trainer, None if start == "loftq" else origin)
     trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     trainer.accelerator.free_memory()
-    return trained, stop.stopped
+    return Result(trained, stop.stopped, keeps_base=config.method.type != "full" and not origin)
 
 
-def save_model(job: Job, trainer: trainers.Trainer) -> None:
-    """Writes the folder `model` whole or not at all; one of an earlier attempt stays until then."""
+def _run(job: Job, trainer: Trainer) -> None:
+    """Trains, unless that was done before an interruption: Transformers would train one step too many."""
+    if not _is_trained(job.resume_from):
+        trainer.train(resume_from_checkpoint=str(job.resume_from) if job.resume_from else None)
+        return
+    trainer._load_from_checkpoint(str(job.resume_from))
+    trainer.state = TrainerState.load_from_json(str(job.resume_from / "trainer_state.json"))
+    best = trainer.state.best_model_checkpoint
+    if trainer.args.load_best_model_at_end and best:
+        trainer._load_from_checkpoint(best)
+
+
+def save_model(job: Job, trainer: Trainer, origin: adapters.Origin | None = None) -> None:
+    """Writes the folder `model` whole or not at all; one of an earlier attempt stays until then.
+
+    `origin`: what an adapter began with that took it from the base.
+    """
     draft, final, old = (job.run.path / name for name in ("model.part", "model", "model.old"))
-    first = PartialState().is_main_process
+    first = trainer.args.should_save  # one process of each host that keeps the result
     if first:
         for rest in (draft, old):
             shutil.rmtree(rest, ignore_errors=True)
@@ -130,6 +177,9 @@ def save_model(job: Job, trainer: trainers.Trainer) -> None:
     if not first:
         return
     (draft / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody needs
+    shutil.rmtree(draft / "ref", ignore_errors=True)  # the adapter that the preference was learned against
+    if origin:
+        adapters.make_plain(draft, origin)
     _name_base(draft / "adapter_config.json", job.facts)
     if final.exists():
         final.rename(old)
@@ -147,67 +197,6 @@ def _name_base(path: Path, facts: hub.ModelFacts) -> None:
         write_json(path, values | {"base_model_name_or_path": facts.id, "revision": facts.revision})
 
 
-def _report(job: Job, chat: ChatTokenizer, model, rows: Iterable[Row], encoded: Dataset) -> None:
-    """Both models on the validation rows, as events and report/report.json."""
-    config = job.config
-    stop = partial(callbacks.stop_mode, job.run)
-    context_tokens = model.config.max_position_embeddings
-    questions = evaluate.questions_of(
-        rows, chat, config.eval.exact_match_rows, context_tokens, config.eval.max_new_tokens
-    )
-    if not questions:
-        job.write("warning", message="No report: no validation prompt fits the model's context.")
-        return
-    measure = partial(
-        evaluate.measure,
-        chat=chat,
-        questions=questions,
-        validation_rows=encoded,
-        max_new_tokens=config.eval.max_new_tokens,
-        batch_rows=config.eval.per_device_eval_batch_size,
-        stop=stop,
-    )
-    tuned = measure(model)
-    if config.method.type == "lora":
-        with model.disable_adapter():
-            base = measure(model)
-    else:
-        model.to("meta")  # frees the tuned weights before the base is loaded
-        _free_memory()
-        folder = modeling.fetch(job.facts, job.token)
-        model = modeling.load_model(folder, modeling.weights_dtype(config.model.dtype))
-        add_fused_lm_head(model)
-        base = measure(model)
-    _tell(job, questions, base, tuned)
-
-
-def _tell(
-    job: Job, questions: list[evaluate.Question], base: evaluate.Measured, tuned: evaluate.Measured
-) -> None:
-    answers = [
-        {
-            "row": question.row,
-            "prompt": evaluate.shown_prompt(question.messages),
-            "expected": question.expected,
-            "base": base_answer,
-            "tuned": tuned_answer,
-        }
-        for question, base_answer, tuned_answer in zip(questions, base.answers, tuned.answers, strict=True)
-    ]
-    summary = {
-        "rows": len(questions),
-        "base_exact_match": base.exact_match(questions),
-        "tuned_exact_match": tuned.exact_match(questions),
-        "base_loss": base.loss,
-        "tuned_loss": tuned.loss,
-    }
-    job.run.report_dir.mkdir(exist_ok=True)
-    write_json(job.run.report_dir / "report.json", summary | {"answers": answers})
-    for answer in answers[:SAMPLES]:
-        job.write("sample", **answer)
-    job.write("report", **summary)
-
-
 def _is_trained(checkpoint: Path | None) -> bool:
     if checkpoint is None:
         return False
@@ -223,9 +212,3 @@ def _quiet() -> None:
     """Progress bars have no place in a log."""
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
-
-
-def _free_memory() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -10,27 +10,34 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 from gemma_tune import data, hub
+from gemma_tune.config import RunConfig
 from gemma_tune.errors import AccessError, DataError, Fault, GemmaTuneError, RunError, shown
 from gemma_tune.runs.checkpoints import is_complete, remove_partial_checkpoints
 from gemma_tune.runs.events import EventWriter
 from gemma_tune.runs.folder import RunFolder, write_json
-from gemma_tune.workers import dataset
+from gemma_tune.workers import dataset, startup
 from gemma_tune.workers.job import Job
 
 FAULT_EXIT, BUG_EXIT, STOPPED_NOW_EXIT = 3, 1, 143
 FULL_DISK_BYTES = 16_000_000  # a write that fails with less than this left failed for lack of space
 
+NO_MEMORY = re.compile(r"allocate memory|out of memory|CUBLAS_STATUS_ALLOC_FAILED", re.I)  # from below torch
+ON_HOST_0 = ("metrics", "evaluated", "sample", "report")  # events of the whole run, told once
+
 log = logging.getLogger("gemma_tune.workers.train")
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, import_session: Callable[..., ModuleType] | None = None) -> int:
+    """The exit code. `import_session` imports the module of the training; by default plainly."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--resume-from", type=Path)
@@ -38,10 +45,10 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("gemma_tune").setLevel(logging.INFO)
     run = RunFolder(options.run_dir.resolve())
-    first = os.environ.get("RANK", "0") == "0"
-    write = EventWriter(run.path, f"worker-{os.getpid()}").write if first else _nothing
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of this host: each has a run folder of its own
+    write = _writer(run) if first else _nothing
     try:
-        return _work(run, options.resume_from, first, write)
+        return _work(run, options.resume_from, first, write, import_session or _session)
     except GemmaTuneError as error:
         log.error("%s", error)
         write("error", cause=cause_of(error, run.path), faults=[fault.as_dict() for fault in error.faults])
@@ -53,7 +60,19 @@ def main(arguments: list[str] | None = None) -> int:
         return BUG_EXIT
 
 
-def _work(run: RunFolder, resume_from: Path | None, first: bool, write: Callable[..., None]) -> int:
+def _session(config: RunConfig) -> ModuleType:
+    from gemma_tune.workers import session
+
+    return session
+
+
+def _work(
+    run: RunFolder,
+    resume_from: Path | None,
+    first: bool,
+    write: Callable[..., None],
+    import_session: Callable[..., ModuleType],
+) -> int:
     token = os.environ.get("HF_TOKEN") or None
     config = run.config()
     facts = hub.inspect_model(
@@ -71,9 +90,14 @@ def _work(run: RunFolder, resume_from: Path | None, first: bool, write: Callable
             )  # found in the cache from here on
         except data.Cancelled:
             return _stopped_at_once()
-    job = Job(run, config, facts, checked_checkpoint(run, resume_from), token, write)
+    checkpoint = checked_checkpoint(run, resume_from)
+    session = import_session(config)
 
-    from gemma_tune.workers import callbacks, session
+    from gemma_tune.workers import callbacks, hosts
+
+    if config.devices.num_machines > 1:
+        checkpoint = hosts.agreed_checkpoint(run)
+    job = Job(run, config, facts, checkpoint, token, write)
 
     try:
         session.work(job)
@@ -118,7 +142,7 @@ def cause_of(error: Exception, run_path: Path) -> str | None:
     if (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
-        or "allocate memory" in str(error)
+        or NO_MEMORY.search(str(error))
     ):
         return "out_of_memory"
     if getattr(error, "errno", None) == 28 or shutil.disk_usage(run_path).free < FULL_DISK_BYTES:
@@ -136,9 +160,17 @@ def _fault_of(cause: str, error: Exception) -> Fault:
     )  # fmt: skip
 
 
+def _writer(run: RunFolder) -> Callable[..., None]:
+    """Writes events into this host's folder; on a host other than the first without those of the whole run."""
+    write = EventWriter(run.path, f"worker-{os.getpid()}").write
+    if os.environ.get("RANK", "0") == "0":
+        return write
+    return lambda kind, **fields: None if kind in ON_HOST_0 else write(kind, **fields)
+
+
 def _nothing(kind: str, **fields: object) -> None:
-    """What the other ranks write."""
+    """What the other ranks of a host write."""
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    startup.leave(main(import_session=startup.import_session))

@@ -1,105 +1,59 @@
-"""From a RunConfig to TRL's SFTTrainer. What it computes is TRL's own; nothing of the training is changed here."""
+"""One short builder per objective over TRL's trainers. What they compute is TRL's own; nothing of it is changed here.
+
+The rows come as tokens (`preference`, `dataset`): the very ones that the data check counted and showed.
+"""
 
 from __future__ import annotations
 
-import typing
-from pathlib import Path
+import os
+from collections.abc import Callable
+from functools import cache
 
-import torch
 from datasets import Dataset
-from peft import LoraConfig
-from pydantic import TypeAdapter, ValidationError
-from transformers import PrinterCallback
-from trl import SFTConfig, SFTTrainer
+from peft import PeftConfig, PeftModel
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from gemma_tune.config import RunConfig
-from gemma_tune.errors import ConfigError, Fault, shown
-from gemma_tune.workers import modeling
+from gemma_tune.errors import ConfigError
+from gemma_tune.workers import hosts, rewards
 from gemma_tune.workers.validation import StoppableValidation
 
-ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
-TARGETS = {"attention": ATTENTION, "all-linear": [*ATTENTION, "gate_proj", "up_proj", "down_proj"]}
 
+class TakesTokens:
+    """Put before a trainer of TRL's: its rows are tokens already."""
 
-class Trainer(StoppableValidation, SFTTrainer):
-    """SFTTrainer whose validation can be broken off."""
-
-
-def sft_config(config: RunConfig, output_dir: Path, *, has_validation: bool) -> SFTConfig:
-    """Raises ConfigError, naming the setting of `advanced` that is wrong."""
-    gpu = torch.cuda.is_available()
-    train, advanced = config.train, config.advanced.trainer
-    evaluates = has_validation and config.eval.eval_steps > 0
-    own = {
-        "output_dir": str(output_dir),
-        "num_train_epochs": train.num_train_epochs,
-        "max_steps": train.max_steps,
-        "per_device_train_batch_size": train.per_device_train_batch_size,
-        "per_device_eval_batch_size": config.eval.per_device_eval_batch_size,
-        "gradient_accumulation_steps": train.gradient_accumulation_steps,
-        "learning_rate": train.learning_rate,
-        "lr_scheduler_type": train.lr_scheduler_type,
-        "warmup_steps": _steps(train.warmup_steps),
-        "weight_decay": train.weight_decay,
-        "max_grad_norm": train.max_grad_norm,
-        "optim": train.optim,
-        "activation_checkpointing": train.activation_checkpointing,
-        "bf16": train.bf16 == "on" or (train.bf16 == "auto" and modeling.computes_bfloat16()),
-        "packing": train.packing,
-        "neftune_noise_alpha": train.neftune_noise_alpha or None,
-        "seed": train.seed,
-        "max_length": train.max_length if train.packing else None,  # the rows come already cut
-        "logging_steps": train.logging_steps,
-        "logging_nan_inf_filter": False,  # it would show the last good loss in place of NaN
-        "eval_strategy": "steps" if evaluates else "no",
-        "eval_steps": _steps(config.eval.eval_steps) if evaluates else None,
-        "save_strategy": "steps",
-        "save_steps": _steps(config.output.save_steps),
-        "save_total_limit": config.output.save_total_limit,
-        "use_cpu": not gpu,
-        "dataloader_pin_memory": gpu,
-        "disable_tqdm": True,
-        "report_to": "none",
-    }
-    return _built(SFTConfig, "advanced.trainer", own, advanced)
-
-
-def lora_config(config: RunConfig) -> LoraConfig:
-    """Raises ConfigError, naming the setting of `advanced` that is wrong."""
-    method = config.method
-    own = {
-        "r": method.r,
-        "lora_alpha": method.lora_alpha,
-        "lora_dropout": method.lora_dropout,
-        "target_modules": TARGETS[method.target_modules],
-        "use_dora": method.use_dora,
-        "use_rslora": method.use_rslora,
-        "init_lora_weights": True if method.init_lora_weights == "default" else method.init_lora_weights,
-        "task_type": "CAUSAL_LM",
-    }
-    return _built(LoraConfig, "advanced.lora", own, config.advanced.lora)
+    def _prepare_dataset(self, dataset: Dataset, *rest: object) -> Dataset:
+        return dataset
 
 
 def build_trainer(
     config: RunConfig,
-    args: SFTConfig,
+    args: TrainingArguments,
     model,
     tokenizer,
     train_rows: Dataset,
     validation_rows: Dataset | None,
+    peft_config: PeftConfig | None,
     callbacks: list,
 ) -> Trainer:
-    """The trainer, ready for `train()`, on rows of `input_ids` and `labels` as long as each other. Raises ConfigError where TRL or PEFT refuse a combination of settings."""
+    """The trainer, ready for `train()`. Raises ConfigError where TRL or PEFT refuse a combination of settings.
+
+    `model` may be a PeftModel whose adapter is trained further, then without `peft_config`: DPO and KTO hold a frozen
+    copy of it as their reference.
+    """
+    if isinstance(model, PeftModel) and config.method.type == "full":
+        raise TypeError("A full fine-tuning needs plain weights")
+    given = {
+        "model": model,
+        "args": args,
+        "processing_class": tokenizer,
+        "train_dataset": train_rows,
+        "eval_dataset": validation_rows,
+        "peft_config": peft_config,
+        "callbacks": callbacks,
+    }
     try:
-        trainer = Trainer(
-            model=model,
-            args=args,
-            processing_class=tokenizer,
-            train_dataset=train_rows,
-            eval_dataset=validation_rows,
-            peft_config=lora_config(config) if config.method.type == "lora" else None,
-            callbacks=callbacks,
-        )
+        trainer = BUILDERS[config.objective.type](config, given)
     except (ValueError, TypeError, NotImplementedError) as error:
         if not (config.advanced.trainer or config.advanced.lora):
             raise
@@ -108,49 +62,80 @@ def build_trainer(
             "Take one out after the other; docs/settings.md says what there is.",
         ) from error  # fmt: skip
     trainer.remove_callback(PrinterCallback)
+    if args.save_on_each_node:
+        hosts.save_on_every_host(trainer.model)
     return trainer
 
 
-def _steps(value: float) -> float | int:
-    """Transformers' convention: a float below 1 is a share of the run, an int a number of steps."""
-    return value if value < 1 else round(value)
+def _sft(config: RunConfig, given: dict) -> Trainer:
+    from trl import SFTTrainer
+
+    return _stoppable(SFTTrainer)(**given)
 
 
-def _built(kind: type, where: str, own: dict, advanced: dict):
-    """`kind(**own, **advanced)`, with every fault of `advanced` by its name."""
-    hints = typing.get_type_hints(kind)
-    faults = [
-        Fault(f"{where}.{name}", shown(value), f"{kind.__name__} takes {_type_name(hints[name])} here.",
-              "See docs/settings.md.")
-        for name, value in advanced.items()
-        if not _fits(hints[name], value)
-    ]  # fmt: skip
-    if faults:
-        raise ConfigError(*faults)
-    try:
-        return kind(**own | advanced)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(*_culprits(kind, where, own, advanced, error)) from error
+def _dpo(config: RunConfig, given: dict) -> Trainer:
+    from trl import DPOTrainer
+
+    return _stoppable(DPOTrainer, TakesTokens)(**given)
 
 
-def _culprits(kind: type, where: str, own: dict, advanced: dict, error: Exception) -> list[Fault]:
-    """Which single settings of `advanced` are refused; failing that, the refusal as it is."""
-    faults = []
-    for name, value in advanced.items():
-        try:
-            kind(**own | {name: value})
-        except (ValueError, TypeError) as refusal:
-            faults.append(Fault(f"{where}.{name}", shown(value), str(refusal), "Correct it or take it out."))
-    return faults or [Fault(where if advanced else "train", "", str(error), "Change the setting named.")]
+def _kto(config: RunConfig, given: dict) -> Trainer:
+    from trl import KTOTrainer
+
+    return _stoppable(KTOTrainer, TakesTokens)(**given)
 
 
-def _fits(hint: object, value: object) -> bool:
-    try:
-        TypeAdapter(hint).validate_python(value)
-    except ValidationError:
-        return False
-    return True
+def _orpo(config: RunConfig, given: dict) -> Trainer:
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    from trl.experimental.orpo import ORPOTrainer
+
+    return _stoppable(ORPOTrainer, OrpoRows)(**given)
 
 
-def _type_name(hint: object) -> str:
-    return str(getattr(hint, "__name__", hint)) if isinstance(hint, type) else str(hint)
+def _reward(config: RunConfig, given: dict) -> Trainer:
+    from trl import RewardTrainer
+
+    return _stoppable(RewardTrainer, TakesTokens)(**given)
+
+
+def _grpo(config: RunConfig, given: dict) -> Trainer:
+    from trl import GRPOTrainer
+
+    earned = rewards.reward_function(config.objective, given["processing_class"])
+    return _stoppable(GRPOTrainer, GrpoPrompts)(**given, reward_funcs=[earned])
+
+
+BUILDERS: dict[str, Callable[[RunConfig, dict], Trainer]] = {
+    "sft": _sft, "dpo": _dpo, "kto": _kto, "orpo": _orpo, "reward": _reward, "grpo": _grpo,
+}  # fmt: skip
+
+
+class OrpoRows:
+    """ORPO takes its rows through this method; they have all their columns. Tokens are counted as TRL's others do."""
+
+    _tokens_seen = 0
+
+    def tokenize_row(self, feature: dict, model: object = None) -> dict:
+        return {}
+
+    def training_step(self, model, inputs, *rest):
+        read = sum(inputs[f"{side}_attention_mask"].sum() for side in ("chosen", "rejected"))
+        self._tokens_seen += int(self.accelerator.gather(read).sum())
+        return super().training_step(model, inputs, *rest)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs["num_tokens"] = self._tokens_seen
+        super().log(logs, start_time)
+
+
+class GrpoPrompts:
+    """GRPO's prompts are tokens already, with the functions of their own row."""
+
+    def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple[list[list[int]], None, dict]:
+        return prompts, None, {}
+
+
+@cache
+def _stoppable(trainer: type[Trainer], *before: type) -> type[Trainer]:
+    return type(f"Our{trainer.__name__}", (StoppableValidation, *before, trainer), {})

@@ -8,7 +8,7 @@ class ValidationStopped(Exception):
 
 
 class StoppableValidation:
-    """Put before a Transformers Trainer: a validation broken off has an empty result."""
+    """Put before a Transformers Trainer: a validation broken off has an empty result, and none is its best."""
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
         try:
@@ -17,3 +17,6 @@ class StoppableValidation:
             self.control.should_evaluate = False
             self.model.train()
             return {}
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: object) -> bool:
+        return bool(metrics) and super()._determine_best_metric(metrics, trial)

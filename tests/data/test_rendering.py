@@ -3,7 +3,7 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_tokenizer import build_tokenizer, trl_template
+from tiny_tokenizer import GEMMA_4, build_tokenizer, trl_template
 
 from gemma_tune.data.rendering import NOT_LEARNED, ChatTokenizer, tokenizer_digest
 from gemma_tune.data.rows import Row
@@ -75,10 +75,22 @@ def test_labels_are_the_answers_and_the_ends_of_their_turns(chat_of, family):
     assert tokenizer.encode(row, assistant_only_loss=False).labels == found.ids
 
 
-def test_an_answer_ends_with_end_of_text_or_end_of_turn(chat_of):
+def test_an_answer_ends_with_end_of_text_end_of_turn_or_the_hand_over_to_a_function(chat_of):
+    hand_over = {"gemma4": ["<|tool_response>"], "functiongemma": ["<start_function_response>"]}
     for family in FAMILIES:
         tokenizer = chat_of(family)
-        assert tokenizer.end_ids == [1, tokenizer.tokenizer.token_to_id(END.get(family, "<end_of_turn>"))]
+        ends = ["<eos>", END.get(family, "<end_of_turn>"), *hand_over.get(family, [])]
+        assert tokenizer.end_ids == sorted(map(tokenizer.tokenizer.token_to_id, ends))
+
+
+@pytest.mark.parametrize("version", ["gemma4", "gemma4_v2", "gemma4_v3", "gemma4_v4", "gemma4_v5"])
+def test_every_template_that_gemma_4_was_published_with_learns_alike(chat_of, tmp_path, version):
+    tokenizer = ChatTokenizer.from_folder(build_tokenizer(tmp_path, trl_template(version), GEMMA_4))
+    calls_end_the_turn = version == "gemma4_v2"  # alone among them
+    assert tokenizer.end_ids == chat_of("gemma4").end_ids[: 2 if calls_end_the_turn else 3]
+    for messages in CHATS:
+        assert tokenizer.encode(Row(1, messages)).ids == chat_of("gemma4").encode(Row(1, messages)).ids
+        assert learned(tokenizer, Row(1, messages)) == learned(chat_of("gemma4"), Row(1, messages))
 
 
 # ---- system and developer --------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ documented format.
 import importlib.util
 import json
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
@@ -93,15 +94,17 @@ def trl_template(name: str) -> str:
     return (folder / f"{name}.jinja").read_text(encoding="utf-8")
 
 
-def build_family(folder: Path, family: str) -> Path:
-    """The tokenizer of "gemma2", "gemma3", "gemma4" or "functiongemma"."""
+def build_family(folder: Path, family: str, text: Iterable[str] = TEXT) -> Path:
+    """The tokenizer of "gemma2", "gemma3", "gemma4" or "functiongemma", learned from lines of text."""
     if family == "functiongemma":
-        return build_tokenizer(folder, FUNCTION_TEMPLATE, FUNCTION_GEMMA)
+        return build_tokenizer(folder, FUNCTION_TEMPLATE, FUNCTION_GEMMA, text)
     name = {"gemma2": "gemma", "gemma4": "gemma4_v5"}.get(family, family)
-    return build_tokenizer(folder, trl_template(name), GEMMA_4 if family == "gemma4" else GEMMA)
+    return build_tokenizer(folder, trl_template(name), GEMMA_4 if family == "gemma4" else GEMMA, text)
 
 
-def build_tokenizer(folder: Path, template: str, marks: tuple[str, ...] = GEMMA) -> Path:
+def build_tokenizer(
+    folder: Path, template: str, marks: tuple[str, ...] = GEMMA, text: Iterable[str] = TEXT
+) -> Path:
     """tokenizer.json, tokenizer_config.json and chat_template.jinja with these control tokens and byte fallback."""
     control = [*SPECIAL, *marks]
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
@@ -114,7 +117,7 @@ def build_tokenizer(folder: Path, template: str, marks: tuple[str, ...] = GEMMA)
         special_tokens=[*control, *(f"<0x{byte:02X}>" for byte in range(256))],
         show_progress=False,
     )
-    tokenizer.train_from_iterator([line for text in TEXT for line in text.split("\n")], trainer)
+    tokenizer.train_from_iterator([line for part in text for line in part.split("\n")], trainer)
     tokenizer.post_processor = processors.TemplateProcessing("<bos> $A", special_tokens=[("<bos>", 2)])
     raw = json.loads(tokenizer.to_str())
     raw["added_tokens"] = [token for token in raw["added_tokens"] if token["content"] in control]

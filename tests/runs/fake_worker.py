@@ -31,6 +31,8 @@ def main():
     parser.add_argument("--exit", type=int, default=0)
     parser.add_argument("--error", default="", help="cause of an error event")
     parser.add_argument("--fill-disk", action="store_true")
+    parser.add_argument("--rows-that-fit", type=int, help="a larger batch runs out of memory")
+    parser.add_argument("--oom-step", type=int, default=3, help="where it does")
     options = parser.parse_args()
     folder = RunFolder(options.run_dir)
     writer = EventWriter(folder.path, f"worker-{os.getpid()}")
@@ -66,12 +68,20 @@ def train(options, folder, writer):
             "metrics", step=step, max_steps=options.steps, loss=1 / step, tokens=10 * step, step_seconds=0.02
         )
         print(f"step {step}", flush=True)
+        if options.rows_that_fit is not None and step >= options.oom_step:
+            run_out_of_memory(folder, options.rows_that_fit, writer)
         if options.fill_disk and step == 3:
             fill_disk(folder)
         stopped = not options.deaf and folder.stop_mode() is not None
         if step % options.save_every == 0 or stopped:
             checkpoint(folder, step, writer)
     writer.write("trained", step=step, stopped=stopped)
+
+
+def run_out_of_memory(folder, rows_that_fit, writer):
+    if folder.config().train.per_device_train_batch_size > rows_that_fit:
+        writer.write("error", cause="out_of_memory", faults=[])
+        sys.exit(1)
 
 
 def checkpoint(folder, step, writer):

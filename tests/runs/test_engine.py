@@ -486,12 +486,14 @@ def test_a_run_on_a_full_disk_can_be_stopped(small_disk, begin):
 
 def test_a_worker_killed_under_accelerate_launch_is_known_as_killed(home, monkeypatch):
     monkeypatch.delenv("GEMMA_TUNE_WORKER_COMMAND", raising=False)
-    launcher = worker_command()[: -len(["-m", "gemma_tune.workers.train"])]
+    (home / "launch").mkdir(parents=True)
+    two = {"devices": parse({"devices": {"num_processes": 2}}).devices.model_dump()}
+    launcher = worker_command(RunFolder(home / "launch"), two)[: -len(["-m", "gemma_tune.workers.train"])]
     command = [*launcher, str(FAKE_WORKER), *SLOW]
     monkeypatch.setenv("GEMMA_TUNE_WORKER_COMMAND", json.dumps(command))
     folder = RunFolder(home / "runs" / engine.start(named()))
     wait_for(lambda: engine.read_state(folder.id).step >= 2, 60)
-    (worker,) = [event for event in read_events(folder.events_path)[0] if event["kind"] == "plan"]
+    worker = next(event for event in read_events(folder.events_path)[0] if event["kind"] == "plan")
     os.kill(int(worker["by"].rpartition("-")[2]), signal.SIGKILL)
     state = wait_over(folder)
     assert (state.outcome, state.cause, state.exit_code) == ("failed", "killed", -9)

@@ -5,7 +5,7 @@ import types
 import psutil
 import pytest
 
-from gemma_tune.runs import hardware, launch
+from gemma_tune.runs import hardware
 
 
 def test_a_sample_says_memory_load_and_the_workers_share_in_plain_json():
@@ -73,20 +73,14 @@ def test_a_broken_driver_is_told_and_a_missing_one_is_not(one_gpu, monkeypatch):
     assert hardware.Sampler().warning is None
 
 
-def test_the_worker_gets_the_cpu_flag_only_without_gpu(one_gpu, monkeypatch):
-    monkeypatch.delenv(launch.WORKER_COMMAND_VARIABLE, raising=False)
-    assert "--cpu" not in launch.worker_command()
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert "--cpu" in launch.worker_command()
-
-
-def test_one_of_several_gpus_is_shown_to_the_worker(one_gpu, monkeypatch, tmp_path):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert "CUDA_VISIBLE_DEVICES" not in launch.worker_environment(tmp_path)
-    monkeypatch.setattr(one_gpu, "nvmlDeviceGetCount", lambda: 4)
-    assert launch.worker_environment(tmp_path)["CUDA_VISIBLE_DEVICES"] == "0"
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
-    assert launch.worker_environment(tmp_path)["CUDA_VISIBLE_DEVICES"] == "2"
+def test_the_kernels_kills_are_counted_in_the_container_first(monkeypatch, tmp_path):
+    container, machine = tmp_path / "memory.events", tmp_path / "vmstat"
+    monkeypatch.setattr(hardware, "OOM_COUNTERS", (container, machine))
+    assert hardware.oom_kills() is None
+    machine.write_text("nr_free_pages 5\noom_kill 7\n")
+    assert hardware.oom_kills() == 7
+    container.write_text("low 0\noom 3\noom_kill 2\noom_group_kill 0\n")
+    assert hardware.oom_kills() == 2
 
 
 def test_a_container_quota_limits_the_threads(monkeypatch, tmp_path):

@@ -182,3 +182,20 @@ def test_a_hundred_thousand_events_fold_in_seconds():
 def test_states_are_equal_only_where_their_fields_are():
     assert State() == fold([])
     assert fold(run_of(STARTED)) != State()
+
+
+def test_a_run_that_goes_on_smaller_forgets_the_cause_and_adds_up_its_time():
+    first = [
+        {"kind": "started", "time": 10.0, "attempt": 1},
+        {"kind": "metrics", "time": 20.0, "step": 4, "loss": 1.0},
+        {"kind": "error", "time": 21.0, "cause": "out_of_memory", "faults": [{"rule": "no"}]},
+        {"kind": "started", "time": 25.0, "attempt": 2, "resume_step": 2},
+    ]
+    state = fold(first)
+    assert (state.cause, state.faults, state.spent_seconds, state.train_points) == (None, (), 15.0, ())
+    assert state.elapsed_seconds(now=30.0) == 20.0
+
+
+def test_a_step_told_again_replaces_what_was_told_after_it():
+    told = [{"kind": "metrics", "step": step, "loss": float(step)} for step in (1, 2, 3, 2)]
+    assert [point[0] for point in fold(told).train_points] == [1, 2]

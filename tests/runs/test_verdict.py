@@ -84,6 +84,55 @@ def test_a_disk_so_full_that_the_log_says_nothing_is_known_by_its_space():
     assert judge(evidence("step 3", free_bytes=0))["cause"] == "disk"
 
 
+FULL = State(hardware={"memory_used_bytes": 97, "memory_total_bytes": 100})
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "state", "oom_kills", "cause"),
+    [
+        (-9, State(), 1, "out_of_memory"),
+        (137, State(), 1, "out_of_memory"),
+        (None, State(), 1, "out_of_memory"),
+        (-9, FULL, 0, "out_of_memory"),
+        (-9, State(hardware={"memory_used_bytes": 50, "memory_total_bytes": 100}), 0, "killed"),
+        (-15, FULL, 1, "killed"),
+        (1, FULL, 1, "bug"),
+    ],
+)
+def test_a_worker_that_the_kernel_ended_for_lack_of_memory_ran_out_of_it(exit_code, state, oom_kills, cause):
+    known = Evidence(state, exit_code, None, False, ["step 3"], 10**9, 0, oom_kills)
+    assert judge(known)["cause"] == cause
+
+
+def test_the_rank_that_ended_first_is_read_from_torchruns_words():
+    log = [
+        "  rank      : 1 (local_rank: 1)",
+        "  exitcode  : -9 (pid: 4711)",
+        "  traceback : Signal 9 (SIGKILL)",
+    ]
+    assert judge(evidence(*log))["cause"] == "killed"
+    assert judge(evidence(*log, "Connection closed by peer [127.0.0.1]:1"))["exit_code"] == -9
+
+
+def test_torchruns_own_words_are_left_out_of_the_last_lines():
+    failed = "E1124 19:15 7 .venv/torch/distributed/elastic/multiprocessing/api.py:1002] failed (exitcode: -9) local_rank: 0"
+    noise = [TRACEBACK, *["  File x"] * 50, "  exitcode  : -9 (pid: 4711)"]
+    assert judge(evidence("step 3", failed, *noise))["log_tail"] == ["step 3", failed]
+
+
+def test_a_host_that_lost_another_one_says_so():
+    lost_peer = "RuntimeError: [gloo/transport/tcp/pair.cc:545] Connection closed by peer [10.0.0.2]:31234"
+    assert judge(evidence(TRACEBACK, lost_peer))["cause"] == "peer"
+    assert judge(evidence(TRACEBACK, lost_peer, "CUDA out of memory"))["cause"] == "out_of_memory"
+
+
+def test_a_host_that_keeps_no_model_is_done_with_its_part():
+    state = State(machine_rank=1, trained_step=9, trained_stopped=False)
+    assert judge(evidence(state=state, exit_code=0))["outcome"] == "finished"
+    assert "host 0" in judge(evidence(state=state, exit_code=0))["message"]
+    assert judge(evidence(state=state, exit_code=1))["outcome"] == "failed"
+
+
 def test_an_adopted_worker_that_vanished_was_killed():
     assert judge(evidence("step 3", exit_code=None))["cause"] == "killed"
     assert judge(evidence(TRACEBACK, "KeyError: 1", exit_code=None))["cause"] == "bug"

@@ -62,6 +62,17 @@ def test_a_report_is_kept_for_the_same_data_and_what_does_not_matter_to_it(monke
     assert len(calls) == 2
 
 
+def test_the_latest_report_of_the_same_data_is_found_whatever_else_is_set(monkeypatch):
+    reports = iter(["first", "second"])
+    monkeypatch.setattr(data, "check", lambda config, token, watch: next(reports))
+    for rate in (1e-4, 1e-5):
+        checks.report_for(config.parse({"train": {"learning_rate": rate}}), None)
+    changed = config.parse({"train": {"num_train_epochs": 9}, "method": {"type": "full"}})
+    assert checks.of_data(changed) == "second"
+    assert checks.of_data(wanted(split_seed=9)) is None
+    assert checks.of_data(config.parse({"model": {"id": "google/gemma-3-1b-it"}})) is None
+
+
 def test_a_file_that_changed_on_the_disk_is_checked_again(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "check", lambda config, token, watch: "report")
     path = tmp_path / "rows.jsonl"
@@ -85,3 +96,11 @@ def test_a_bug_in_a_check_is_kept_for_whoever_waits(monkeypatch):
     monkeypatch.setattr(data, "check", fail)
     check = checks.begin("page", wanted(), None)
     assert check.ended.wait(5) and isinstance(check.error, ZeroDivisionError)
+
+
+def test_a_check_that_was_asked_for_earlier_but_arrives_later_is_not_made():
+    assert checks.is_newest("page", 1)
+    assert checks.is_newest("page", 3)
+    assert not checks.is_newest("page", 2)
+    assert checks.is_newest("another page", 2)
+    assert checks.is_newest("page", 4)

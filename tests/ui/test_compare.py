@@ -62,6 +62,13 @@ def test_both_columns_grow_in_one_update_and_end_with_their_speed(monkeypatch):
     assert sampling == {"temperature": 0.5, "top_p": 0.9, "top_k": 40, "max_new_tokens": 64, "seed": 7}
 
 
+def test_an_answer_of_blank_lines_is_said_to_be_one(monkeypatch):
+    done = {"done": True, "column": "base", "tokens": 2, "seconds": 1.0, "why": "end"}
+    updates, _ = answers(monkeypatch, [{"column": "base", "text": "\n \n"}, done])
+    assert "(only blank lines)" in updates[-1][0][-1]["content"].value
+    assert updates[-1][1][-1]["content"] == ""  # still being written
+
+
 def test_fast_tokens_are_gathered_into_few_updates(monkeypatch):
     updates, _ = answers(monkeypatch, [{"column": "base", "text": "x"}] * 5000)
     assert updates[-1][0][-1]["content"] == "x" * 5000

@@ -10,7 +10,7 @@ import pytest
 from gemma_tune import data
 from gemma_tune.config import RunConfig
 from gemma_tune.errors import DataError
-from gemma_tune.ui import checks, data_events, data_sources, setup
+from gemma_tune.ui import checks, data_events, data_rows, data_sources, setup
 from gemma_tune.ui.data_step import FIELDS
 from gemma_tune.ui.form import SetUp
 
@@ -111,13 +111,13 @@ def test_rows_that_are_too_long_can_be_looked_at_alone(tab, tmp_path):
     short = {"train.max_length": 64}
     assert "gt-over" in check(tab, str(path), **short)["lengths"]
     raw = values(tab, str(path), **short)
-    slider, seen = data_events._show_row(tab, raw, 1, "limited", False)
+    slider, seen = data_rows.show_row(tab, raw, 1, "limited", False)
     assert 'data-row="31"' in seen and "gt-cut" in seen and slider["maximum"] == 2
-    slider, seen = data_events._show_row(tab, raw, 99, "all", True)
+    slider, seen = data_rows.show_row(tab, raw, 99, "all", True)
     assert 'data-row="40"' in seen and "<rt>" in seen and slider["value"] == 40
     fits = values(tab, "example:pocket-json")
     check(tab, "example:pocket-json")
-    assert "Every row fits" in data_events._show_row(tab, fits, 1, "limited", False)[1]
+    assert "Every row fits" in data_rows.show_row(tab, fits, 1, "limited", False)[1]
 
 
 def test_while_a_large_source_is_checked_its_first_rows_are_shown_and_it_can_be_stopped(tab, monkeypatch):

@@ -87,3 +87,14 @@ def test_a_mix_names_its_parts_with_their_buttons():
     assert "me/set" in page and "weight 2" in page and "en train" in page
     assert 'data-action="edit" data-index="0"' in page and 'data-action="remove"' in page
     assert data_views.mix([]) == ""
+
+
+def test_what_is_learned_of_pairs_and_labels_follows_the_objective():
+    words = [
+        data_views.LEARNED_OF[key] for key in (("preference", "sft"), ("preference", "dpo"), ("kto", "kto"))
+    ]
+    assert (
+        "left alone" in words[0] and "likelier than the rejected" in words[1] and "bad ones less" in words[2]
+    )
+    assert "not learned" in data_views.rendered([Piece("no", "learned")], 1, label=False, left_alone=True)
+    assert "not learned" not in data_views.rendered([Piece("no", "learned")], 1, label=False)

@@ -153,3 +153,29 @@ def test_every_state_and_cause_has_words():
         "killed",
         "bug",
     }
+
+
+def test_the_measures_of_an_objective_come_as_charts_that_are_there_before_their_first_point():
+    created = event(
+        "created", 0.0, run="r", name="mine", model="pocket", method="lora", objective="dpo", source="x"
+    )
+    told = [
+        event("metrics", 3.0 + step, step=step, max_steps=9, loss=1.0,
+              measures={"rewards/accuracies": step / 4, "rewards/chosen": 0.1, "logps": "odd"})
+        for step in range(1, 4)
+    ]  # fmt: skip
+    empty = ask(fold([created]))["measures"]
+    assert [chart["id"] for chart in empty["charts"]] == ["pairs", "rewards"] and empty["columns"][
+        "step"
+    ] == []
+    state = fold([created, *told])
+    columns = ask(state)["measures"]["columns"]
+    assert columns["step"] == [1, 2, 3] and columns["rewards/accuracies"] == [0.25, 0.5, 0.75]
+    assert columns["rewards/rejected"] == [None] * 3
+    later = ask(state, attempt=state.attempt, version=0, train=3, measures=2)["measures"]
+    assert later["columns"]["step"] == [3] and later["to"] == 3
+    assert "DPO" in live.about(state)
+
+
+def test_supervised_training_has_no_measures_of_its_own():
+    assert ask(fold(training(3)))["measures"]["charts"] == []

@@ -1,4 +1,6 @@
-from gemma_tune import catalog
+from types import SimpleNamespace
+
+from gemma_tune.config import parse
 from gemma_tune.errors import Fault
 from gemma_tune.ui import views
 
@@ -22,12 +24,6 @@ def test_numbers_read_as_people_say_them():
     assert [views.size(n) for n in (None, 6_500_000, 54.84e9)] == ["unknown", "6.5 MB", "54.8 GB"]
 
 
-def test_a_gated_model_shows_its_page_as_a_link_and_a_local_one_no_gate():
-    gated = views.model_facts("google/gemma-3-1b-it", on_disk=False)
-    assert 'href="https://huggingface.co/google/gemma-3-1b-it"' in gated and "2 GB" in gated
-    assert "none, it is on this disk" in views.model_facts(catalog.POCKET_ID, on_disk=True)
-
-
 def test_a_link_is_made_only_of_the_hub_and_googles_terms():
     assert "<a " not in views.fault_list([Fault("x", "", "r", "See https://evil.example/x.")])
 
@@ -35,3 +31,14 @@ def test_a_link_is_made_only_of_the_hub_and_googles_terms():
 def test_a_source_is_named_without_our_fingerprint():
     assert views.source_label("/home/x/uploads/0123456789ab-rows.csv") == "rows.csv"
     assert views.source_label("hub:owner/name") == "owner/name"
+
+
+def test_the_review_names_objective_method_and_effective_batch():
+    config = parse(
+        {"method": {"type": "qlora", "r": 8}, "objective": {"type": "dpo"}, "devices": {"num_processes": 2}}
+    )
+    report = SimpleNamespace(train_rows=90, validation_rows=10, total_steps=12, steps_per_epoch=4)
+    page = views.review(config, report)
+    assert (
+        "QLoRA, rank 8" in page and "Preferences (DPO), learning rate 2e-4" in page and "16 rows each" in page
+    )

@@ -38,6 +38,41 @@ def multimodal(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def gemma3n(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_gemma3n(tmp_path_factory.mktemp("gemma3n"))
+
+
+@pytest.fixture(scope="session")
+def gemma4(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_gemma4(tmp_path_factory.mktemp("gemma4"))
+
+
+@pytest.fixture(scope="session")
+def gemma4_moe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_gemma4_moe(tmp_path_factory.mktemp("gemma4_moe"))
+
+
+@pytest.fixture(scope="session")
+def gemma4_unified(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_gemma4_unified(tmp_path_factory.mktemp("gemma4_unified"))
+
+
+@pytest.fixture(scope="session")
+def function_gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_function_gemma(tmp_path_factory.mktemp("function_gemma"))
+
+
+@pytest.fixture(scope="session")
+def multimodal_gemma4(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_multimodal_gemma4(tmp_path_factory.mktemp("multimodal_gemma4"))
+
+
+@pytest.fixture(scope="session")
+def multimodal_gemma3n(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_multimodal_gemma3n(tmp_path_factory.mktemp("multimodal_gemma3n"))
+
+
+@pytest.fixture(scope="session")
 def talks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """64 one-question conversations as messages JSONL."""
     path = tmp_path_factory.mktemp("data") / "talks.jsonl"

@@ -19,8 +19,10 @@ def encoded(run):
     """(rows, tokens, both sides) of a run, as its worker has them."""
     settings = run.config()
     rows = dataset.rows_of(run, settings, None)
-    tokens = dataset.tokens_of(rows, settings, hub.tokenizer_folder(settings.model.id))
-    return rows, tokens, dataset.encode(run, rows, settings, tokens)
+    folder = hub.tokenizer_folder(settings.model.id)
+    tokens = dataset.tokens_of(rows, settings, folder)
+    chat = data.ChatTokenizer.from_folder(folder)
+    return rows, tokens, dataset.encode(run, rows, settings, tokens, chat)
 
 
 @pytest.fixture

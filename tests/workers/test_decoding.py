@@ -1,11 +1,12 @@
 import random
-from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from gemma_tune import config
 from gemma_tune.data.rendering import ChatTokenizer
 from gemma_tune.runs.chat import Sampling
 from gemma_tune.workers import modeling
@@ -25,7 +26,7 @@ def save_adapter(base_folder, folder, **settings):
     return folder
 
 
-@pytest.fixture(scope="module", params=["gemma3", "gemma2"])
+@pytest.fixture(scope="module", params=["gemma3", "gemma2", "gemma4"])
 def base_folder(request):
     return request.getfixturevalue(request.param)
 
@@ -79,7 +80,9 @@ def test_the_logits_are_those_of_the_untouched_base_bit_for_bit_and_of_a_plain_p
     with torch.no_grad():
         assert torch.equal(logits[0], untouched(input_ids=two_rows, logits_to_keep=1).logits[0, -1])
         tuned = plain_peft(input_ids=two_rows, logits_to_keep=1).logits[1, -1]
-    assert torch.equal(logits[1], tuned)
+    torch.testing.assert_close(
+        logits[1], tuned, rtol=0, atol=1e-5
+    )  # its adapter is multiplied for one row alone
     assert (logits[0] - logits[1]).abs().max() > 0.01
 
 
@@ -140,16 +143,56 @@ def test_one_answer_ends_while_the_other_goes_on(mixed, chat, plain_peft):
     assert isinstance(ends["tuned"], Done) and ends["tuned"].seconds < ends["base"].seconds
 
 
-def test_a_dora_adapter_answers_in_turn(gemma3, tmp_path, chat):
+def test_a_dora_adapter_answers_in_turn(gemma3, tmp_path):
+    chat = ChatTokenizer.from_folder(gemma3)
     folder = save_adapter(gemma3, tmp_path, use_dora=True)
     model = modeling.load_adapter(modeling.load_model(gemma3, torch.float32), folder)
-    in_turn = InTurn([model, model], [model.disable_adapter, nullcontext])
+    names = (modeling.BASE, modeling.TUNED)
+    in_turn = InTurn([model] * 2, [partial(modeling.using, model, name) for name in names])
     prompt_ids = chat.encode_prompt(PROMPTS[0])
     texts, _ = both(in_turn, chat, prompt_ids, end_ids=set(chat.end_ids))
     tuned = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(gemma3), folder).eval()
     base = modeling.load_model(gemma3, torch.float32)
     for name, alone in (("base", base), ("tuned", tuned)):
         assert texts[name] == streamed(chat, generated(alone, prompt_ids, chat, do_sample=False))
+
+
+@pytest.mark.parametrize("family", ["gemma3", "gemma3n", "gemma4"])
+def test_a_quantized_base_answers_beside_its_adapter(request, tmp_path, family):
+    base_folder = request.getfixturevalue(family)
+    chat, folder = ChatTokenizer.from_folder(base_folder), save_adapter(base_folder, tmp_path)
+    qlora = config.parse({"method": {"type": "qlora"}})
+    prompt_ids = chat.encode_prompt(PROMPTS[0])
+    mixed = MixedBatch(modeling.load_adapter(modeling.load_base(qlora, base_folder), folder))
+    tuned = PeftModel.from_pretrained(modeling.load_base(qlora, base_folder), folder).eval()
+    with torch.no_grad():
+        for row, alone in enumerate([modeling.load_base(qlora, base_folder), tuned]):
+            mixed.begin()
+            expected = alone(input_ids=torch.tensor([prompt_ids])).logits[0, -1]
+            torch.testing.assert_close(mixed.logits([prompt_ids] * 2)[row], expected, atol=0.02, rtol=0.02)
+
+
+def test_a_run_that_went_on_is_compared_with_what_it_began_from(gemma3, tmp_path):
+    chat = ChatTokenizer.from_folder(gemma3)
+    folders = {
+        name: save_adapter(gemma3, tmp_path / name, r=rank) for name, rank in (("start", 4), ("tuned", 8))
+    }
+    model = modeling.load_model(gemma3, torch.float32)
+    for name, folder in folders.items():
+        model = modeling.load_adapter(model, folder, name)
+    names = (modeling.START, modeling.TUNED)
+    prompt_ids = chat.encode_prompt(PROMPTS[0])
+    for models in (
+        MixedBatch(model, names),
+        InTurn([model] * 2, [partial(modeling.using, model, name) for name in names]),
+    ):
+        found = models.logits([prompt_ids] * 2)
+        for row, name in enumerate(names):
+            base = AutoModelForCausalLM.from_pretrained(gemma3)
+            alone = PeftModel.from_pretrained(base, folders[name]).eval()
+            with torch.no_grad():
+                expected = alone(input_ids=torch.tensor([prompt_ids])).logits[0, -1]
+            torch.testing.assert_close(found[row], expected)
 
 
 def test_text_comes_in_whole_characters(chat):

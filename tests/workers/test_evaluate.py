@@ -54,6 +54,7 @@ def test_only_what_can_be_answered_in_words_is_asked(chat):
         Row(4, talk, tools='[{"type": "function", "function": {"name": "f"}}]'),
         Row(5, talk, rejected_messages=[{"role": "assistant", "content": "no"}], prompt_turns=1),
         Row(6, talk, prompt_turns=1, label=True),
+        Row(7, talk, prompt_turns=1, label=False),  # nobody wants this answer
     ]
     found = evaluate.questions_of(given, chat, 9, 256, 32)  # the template has no place for functions
     assert [(question.row, question.expected) for question in found] == [
@@ -86,6 +87,34 @@ def test_the_loss_is_the_cross_entropy_of_the_learned_tokens(model, chat):
         ]
     assert found == pytest.approx(sum(alone) / len(alone), abs=1e-5)
     assert evaluate.validation_loss(model, [], 4, never) is None
+
+
+def test_pairs_are_scored_row_by_row(model, chat):
+    encoded = [chat.encode(row) for row in rows()]
+    taken = [{"input_ids": one.ids, "labels": one.labels} for one in encoded]
+    questions = evaluate.questions_of(rows()[:2], chat, 2, 256, 4)
+    held_out = evaluate.HeldOut(taken[:3], taken[3:6], paired=True)
+    found = evaluate.measure(model, chat, questions, held_out, max_new_tokens=4, batch_rows=2, stop=never)
+    with torch.no_grad():
+        alone = [evaluate.validation_loss(model, [row], 1, never) for row in taken]
+        assert evaluate.row_losses(model, taken, 4, never) == pytest.approx(alone, abs=1e-5)
+    assert found.loss == pytest.approx(sum(alone[:3]) / 3, abs=1e-5)
+    assert found.other_loss == pytest.approx(sum(alone[3:6]) / 3, abs=1e-5)
+    likelier = [one < other for one, other in zip(alone[:3], alone[3:6], strict=True)]
+    assert found.preferred == sum(likelier) / 3
+    unpaired = evaluate.HeldOut(taken[:1], taken[1:])
+    found = evaluate.measure(model, chat, questions, unpaired, max_new_tokens=4, batch_rows=2, stop=never)
+    assert found.preferred is None and found.other_loss is not None
+
+
+def test_an_answer_that_calls_is_expected_with_its_control_tokens(function_gemma):
+    chat = ChatTokenizer.from_folder(function_gemma)
+    call = {"type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+    turns = [{"role": "user", "content": "Go."}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    row = Row(1, turns, tools='[{"type": "function", "function": {"name": "f"}}]')
+    assert not evaluate.questions_of([row], chat, 9, 256, 8)
+    (question,) = evaluate.questions_of([row], chat, 9, 256, 8, calls=True)
+    assert question.expected.startswith("<start_function_call>call:f{a:1}<end_function_call>")
 
 
 def test_exact_match_ignores_blanks_around_the_answer(chat):

@@ -123,17 +123,61 @@ def test_a_stop_within_a_validation_does_not_wait_for_its_end(make_run, monkeypa
     assert events_of(run, "saved")
 
 
-def test_a_loss_that_is_no_number_ends_the_run_before_anything_is_kept(make_run, gemma3, tmp_path):
-    sick = shutil.copytree(gemma3, tmp_path / "sick")
-    weights = load_file(sick / "model.safetensors")
-    weights["model.norm.weight"][0] = math.nan
-    save_file(weights, sick / "model.safetensors", metadata={"format": "pt"})
-    run = make_run(f"model.id={sick}", "train.logging_steps=100", "output.save_steps=2.0")
+def test_a_loss_that_is_no_number_ends_the_run_before_anything_is_kept(make_run, monkeypatch):
+    begins = callbacks.EventCallback.on_step_begin
+
+    def spoil(self, args, state, control, model=None, **kwargs):
+        if state.global_step == 1:
+            next(one for one in model.parameters() if one.requires_grad).data[0] = math.nan
+        begins(self, args, state, control, **kwargs)
+
+    monkeypatch.setattr(callbacks.EventCallback, "on_step_begin", spoil)
+    run = make_run("train.logging_steps=100", "output.save_steps=2.0")
     assert work(run) == train.FAULT_EXIT
     (error,) = events_of(run, "error")
     assert error["cause"] == "nan_loss"
     assert error["faults"][0]["where"] == "step 2"  # where it would have been saved
     assert not complete_checkpoints(run.path)
+
+
+def test_the_best_checkpoint_becomes_the_result_and_the_run_ends_early(make_run, stop_at):
+    overrides = [
+        "train.max_steps=40", "train.learning_rate=0.05", "eval.eval_steps=2", "eval.early_stopping_patience=3",
+        "eval.load_best_model_at_end=true", "output.save_steps=0.25",
+    ]  # fmt: skip
+    run = make_run(*overrides)
+    assert work(run) == 0, events_of(run, "error")
+    losses = {event["step"]: event["eval_loss"] for event in events_of(run, "evaluated")}
+    best = min(losses, key=losses.get)
+    (trained,) = events_of(run, "trained")
+    assert (trained["best_step"], trained["step"], trained["early_stopped"]) == (best, best + 6, True)
+    assert not trained["stopped"]
+    result, kept = (
+        load_file(folder / "adapter_model.safetensors")
+        for folder in (run.model_dir, run.checkpoints_dir / f"checkpoint-{best}")
+    )
+    assert all(torch.equal(result[name], kept[name]) for name in kept)
+
+    broken = make_run(*overrides)  # its patience is as far used up as it was when it goes on
+    stop_at(broken, best + 2)
+    assert work(broken) == 0
+    broken.stop_path.unlink()
+    stop_at(broken, -1)
+    assert work(broken, "--resume-from", f"checkpoints/checkpoint-{best + 2}") == 0
+    assert events_of(broken, "trained")[-1]["step"] == best + 6
+
+
+def test_a_stop_within_a_validation_is_none_of_the_best(make_run, monkeypatch):
+    run = make_run("eval.eval_steps=2", "eval.load_best_model_at_end=true")
+    looks = callbacks.StopCallback.on_prediction_step
+
+    def ask_and_look(self, *args, **kwargs):
+        ask_to_stop(run)
+        return looks(self, *args, **kwargs)
+
+    monkeypatch.setattr(callbacks.StopCallback, "on_prediction_step", ask_and_look)
+    assert work(run) == 0, events_of(run, "error")
+    assert events_of(run, "saved") and events_of(run, "trained")[0]["best_step"] is None
 
 
 @pytest.mark.parametrize("method", [LORA, FULL])

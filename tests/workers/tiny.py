@@ -3,13 +3,28 @@
 from pathlib import Path
 
 import torch
+from data.tiny_tokenizer import build_family
+from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoTokenizer,
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma3Config,
     Gemma3ForCausalLM,
     Gemma3ForConditionalGeneration,
+    Gemma3nConfig,
+    Gemma3nForCausalLM,
+    Gemma3nTextConfig,
     Gemma3TextConfig,
+    Gemma4Config,
+    Gemma4ForCausalLM,
+    Gemma4ForConditionalGeneration,
+    Gemma4TextConfig,
+    Gemma4UnifiedConfig,
+    Gemma4UnifiedForConditionalGeneration,
+    Gemma4UnifiedTextConfig,
+    GemmaConfig,
+    GemmaForCausalLM,
     GenerationConfig,
 )
 
@@ -27,6 +42,11 @@ SHAPE = {
     "pad_token_id": 0,
     "eos_token_id": 1,
     "bos_token_id": 2,
+}
+DEEP_SHAPE = SHAPE | {  # every linear layer a multiple of 64, as nf4 wants it on a CPU
+    "num_hidden_layers": 4,
+    "head_dim": 64,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
 }
 COLOURS = ["red", "blue", "green", "yellow", "grey", "pink"]
 THINGS = ["boat", "hat", "door", "cup", "tree", "bird", "stone", "lamp"]
@@ -50,6 +70,13 @@ def tokenizer():
     return train_tokenizer(turn["content"] for talk in conversations() for turn in talk)
 
 
+def save_gemma(folder: Path) -> Path:
+    """The first Gemma: every layer sees the whole text."""
+    tokens = tokenizer()
+    shape = {name: value for name, value in SHAPE.items() if name != "sliding_window"}
+    return _save(folder, GemmaForCausalLM, GemmaConfig(vocab_size=len(tokens), **shape), tokens)
+
+
 def save_gemma3(folder: Path) -> Path:
     tokens = tokenizer()
     return _save(folder, Gemma3ForCausalLM, Gemma3TextConfig(vocab_size=len(tokens), **SHAPE), tokens)
@@ -58,6 +85,49 @@ def save_gemma3(folder: Path) -> Path:
 def save_gemma2(folder: Path) -> Path:
     tokens = tokenizer()
     return _save(folder, Gemma2ForCausalLM, Gemma2Config(vocab_size=len(tokens), **SHAPE), tokens)
+
+
+def save_gemma3n(folder: Path) -> Path:
+    tokens = tokenizer()
+    return _save(folder, Gemma3nForCausalLM, _gemma3n_config(len(tokens)), tokens)
+
+
+def save_gemma4(folder: Path) -> Path:
+    """As E2B: embeddings per layer, the last two layers share keys and values and have a wider MLP."""
+    tokens = family_tokenizer(folder, "gemma4")
+    return _save(folder, Gemma4ForCausalLM, _gemma4_config(len(tokens)), tokens)
+
+
+def save_gemma4_moe(folder: Path) -> Path:
+    """As 26B-A4B: 4 experts of which 2 answer, keys that are values in global layers."""
+    tokens = family_tokenizer(folder, "gemma4")
+    config = Gemma4TextConfig(
+        vocab_size=len(tokens),
+        global_head_dim=128,
+        hidden_size_per_layer_input=0,
+        enable_moe_block=True,
+        num_experts=4,
+        top_k_experts=2,
+        moe_intermediate_size=64,
+        attention_k_eq_v=True,
+        num_global_key_value_heads=1,
+        **DEEP_SHAPE,
+    )
+    return _save(folder, Gemma4ForCausalLM, config, tokens)
+
+
+def save_gemma4_unified(folder: Path) -> Path:
+    """As 12B: a multimodal type whose file holds nothing but the language part."""
+    tokens = family_tokenizer(folder, "gemma4")
+    text = Gemma4UnifiedTextConfig(vocab_size=len(tokens), global_head_dim=128, **DEEP_SHAPE)
+    config = Gemma4UnifiedConfig(text_config=text.to_dict())
+    return _save(folder, Gemma4UnifiedForConditionalGeneration, config, tokens)
+
+
+def save_function_gemma(folder: Path) -> Path:
+    """A Gemma 3 text model whose template knows tools."""
+    tokens = family_tokenizer(folder, "functiongemma")
+    return _save(folder, Gemma3ForCausalLM, Gemma3TextConfig(vocab_size=len(tokens), **SHAPE), tokens)
 
 
 def save_multimodal_gemma3(folder: Path) -> Path:
@@ -75,6 +145,65 @@ def save_multimodal_gemma3(folder: Path) -> Path:
     return _save(folder, Gemma3ForConditionalGeneration, config, tokens)
 
 
+def save_multimodal_gemma4(folder: Path) -> Path:
+    """With a vision tower of clipped linear layers."""
+    tokens = family_tokenizer(folder, "gemma4")
+    vision = {
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "num_key_value_heads": 1,
+        "head_dim": 64,
+        "position_embedding_size": 16,
+        "use_clipped_linears": True,
+    }
+    config = Gemma4Config(text_config=_gemma4_config(len(tokens)).to_dict(), vision_config=vision)
+    return _save(folder, Gemma4ForConditionalGeneration, config, tokens)
+
+
+def save_multimodal_gemma3n(folder: Path) -> Path:
+    """The file of the whole model, made from the language part: its vision tower cannot be built without timm."""
+    save_gemma3n(folder)
+    weights = load_file(folder / "model.safetensors")
+    named = {name.replace("model.", "model.language_model.", 1): one for name, one in weights.items()}
+    named["model.vision_tower.timm_model.conv_stem.conv.weight"] = torch.zeros(4, 3, 3, 3)
+    save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
+    config = Gemma3nConfig(text_config=_gemma3n_config(len(tokenizer())).to_dict())
+    config.save_pretrained(folder)
+    return folder
+
+
+def family_tokenizer(folder: Path, family: str):
+    """With the template and the control tokens of "gemma4" or "functiongemma"."""
+    build_family(folder, family, (turn["content"] for talk in conversations() for turn in talk))
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def _gemma4_config(vocabulary: int) -> Gemma4TextConfig:
+    return Gemma4TextConfig(
+        vocab_size=vocabulary,
+        vocab_size_per_layer_input=vocabulary,
+        hidden_size_per_layer_input=64,
+        num_kv_shared_layers=2,
+        use_double_wide_mlp=True,
+        global_head_dim=128,
+        **DEEP_SHAPE,
+    )
+
+
+def _gemma3n_config(vocabulary: int) -> Gemma3nTextConfig:
+    return Gemma3nTextConfig(
+        vocab_size=vocabulary,
+        vocab_size_per_layer_input=vocabulary,
+        hidden_size_per_layer_input=64,
+        num_kv_shared_layers=2,
+        laurel_rank=64,
+        altup_num_inputs=2,
+        **DEEP_SHAPE,
+    )
+
+
 def _save(folder: Path, kind: type, config, tokens) -> Path:
     torch.manual_seed(0)
     model = kind(config)
@@ -82,7 +211,8 @@ def _save(folder: Path, kind: type, config, tokens) -> Path:
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(4)  # answers that differ from prompt to prompt
-    end = tokens.convert_tokens_to_ids("<end_of_turn>")
+    marks = tokens.get_vocab()
+    end = marks["<turn|>" if "<turn|>" in marks else "<end_of_turn>"]
     model.generation_config = GenerationConfig(bos_token_id=2, eos_token_id=[1, end], pad_token_id=0)
     model.save_pretrained(folder)
     tokens.save_pretrained(folder)

@@ -1,0 +1,116 @@
+"""A forecast here and now: brings a model's shape, this machine and the checked rows together. No torch."""
+
+from __future__ import annotations
+
+import json
+from functools import cache, lru_cache
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from gemma_tune import hub
+from gemma_tune.catalog import MODELS, ModelCard
+from gemma_tune.config import RunConfig
+from gemma_tune.data.doctor import Report
+from gemma_tune.errors import GemmaTuneError
+from gemma_tune.fit import Choice, make_it_fit
+from gemma_tune.forecast import Device, Forecast, Lengths, forecast
+from gemma_tune.geometry import Geometry, from_config
+from gemma_tune.hub_adapters import RUN_PREFIX
+from gemma_tune.runs.folder import find_run
+from gemma_tune.runs.hardware import Sampler, usable_cores
+
+WITHOUT_BFLOAT16 = ("T4", "V100", "P100", "GTX", "RTX 20")  # NVIDIA's generations before Ampere
+LONGEST_ROWS = 1024  # the largest batch there may be
+
+
+def forecast_of(config: RunConfig, report: Report | None = None) -> Forecast | None:
+    """`report`: the doctor's, where the data were checked. None where the shape of the model is not known yet."""
+    known = _known(config, report)
+    return forecast(config, *known) if known else None
+
+
+def ways(config: RunConfig, report: Report | None = None) -> list[Choice]:
+    """How the run could need less memory, the least harmful change first."""
+    known = _known(config, report)
+    return make_it_fit(config, *known) if known else []
+
+
+def _known(config: RunConfig, report: Report | None) -> tuple[Geometry, Device, Lengths | None] | None:
+    geometry = geometry_of(config.model.id, config.model.revision)
+    return (geometry, device_of(config), lengths_of(report)) if geometry else None
+
+
+# ---- the model -----------------------------------------------------------------------------------------------------
+def base_of(model_id: str) -> str:
+    """The model that a run began from; any other id as it is."""
+    seen = set()
+    while model_id.startswith(RUN_PREFIX) and model_id not in seen:
+        seen.add(model_id)
+        try:
+            model_id = find_run(model_id.removeprefix(RUN_PREFIX)).config().model.id
+        except GemmaTuneError:
+            break
+    return model_id
+
+
+def card_of(model_id: str) -> ModelCard | None:
+    return MODELS.get(base_of(model_id))
+
+
+def geometry_of(model_id: str, revision: str = "main") -> Geometry | None:
+    """The shape of a model from the catalogue, or from the config.json on this disk; None where neither is there."""
+    if card := card_of(model_id):
+        return card.geometry
+    path = hub.config_path(model_id, revision)
+    return _read(path, path.stat().st_mtime_ns) if path else None
+
+
+@lru_cache(maxsize=32)
+def _read(path: Path, changed_ns: int) -> Geometry | None:
+    try:
+        return from_config(json.loads(path.read_text(encoding="utf-8")))
+    except (GemmaTuneError, ValueError, OSError):
+        return None
+
+
+# ---- the machine and the rows --------------------------------------------------------------------------------------
+@cache
+def _sampler() -> Sampler:
+    """Opened once: NVML takes a while to start."""
+    return Sampler()
+
+
+def gpu_names() -> list[str]:
+    return [gpu["name"] for gpu in _sampler().gpus()]
+
+
+def device_of(config: RunConfig) -> Device:
+    """What a run uses: the GPUs that it names, else the first ones; the CPU where there is none."""
+    gpus = _sampler().gpus()
+    chosen = {int(index) for index in config.devices.gpu_ids.split(",") if index.strip().isdigit()}
+    used = [gpu for gpu in gpus if gpu["index"] in chosen] or gpus[: config.devices.num_processes]
+    if not used:
+        memory = psutil.virtual_memory()  # bfloat16: "auto" computes in float32 without a GPU
+        return Device(
+            "cpu", "this CPU", 1, memory.total, memory.available, cores=usable_cores(), bfloat16=False
+        )
+    free = min(gpu["memory_total_bytes"] - gpu["memory_used_bytes"] for gpu in used)
+    total, name = min(gpu["memory_total_bytes"] for gpu in used), used[0]["name"]
+    modern = not any(old in name for old in WITHOUT_BFLOAT16)
+    return Device("cuda", name, len(gpus), total, free, bfloat16=modern)
+
+
+def lengths_of(report: Report | None) -> Lengths | None:
+    """What a forecast needs of checked data; None before they are."""
+    if report is None or not len(report.lengths):
+        return None
+    falling = np.sort(report.lengths)[::-1]
+    return Lengths(
+        rows=report.train_rows,
+        total_tokens=int(report.lengths.sum()),
+        longest=int(falling[0]),
+        learned_share=report.supervised_tokens / max(report.total_tokens, 1),
+        longest_rows=tuple(map(int, falling[:LONGEST_ROWS])),
+    )

@@ -24,6 +24,7 @@ from gemma_tune import catalog
 from gemma_tune.config import RunConfig, apply_overrides, parse
 from gemma_tune.forecast import LIBRARIES_BYTES, Device, Forecast, Lengths, forecast
 from gemma_tune.geometry import from_config
+from gemma_tune.runs import launch
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "forecast.md"
@@ -53,46 +54,51 @@ class Case:
     shape: str
     tokens: tuple[int, ...]
     overrides: tuple[str, ...]
+    allocator: str = "tcmalloc"
 
     @property
     def key(self) -> str:
-        return " | ".join((self.shape, ",".join(map(str, self.tokens)), *self.overrides))
+        return " | ".join((self.shape, ",".join(map(str, self.tokens)), *self.overrides, self.allocator))
 
 
-def _case(shape: str, tokens: tuple[int, ...], *overrides: str) -> Case:
+def _case(shape: str, tokens: tuple[int, ...], *overrides: str, allocator: str = "tcmalloc") -> Case:
     batch = f"train.per_device_train_batch_size={len(tokens)}"
-    return Case(shape, tokens, (*overrides, batch))
+    return Case(shape, tokens, (*overrides, batch), allocator)
 
 
-SHORT, MIXED, LONG, MANY = (256,), (400, 120, 60, 40), (1_000,), (300, 300, 300, 300)
+SHORT, MIXED, LONG, MANY = (256,), (400, 120, 60, 40), (900,), (200, 200, 200, 200)
+VALIDATED = "eval.eval_steps=1"
 CASES = (
-    _case("Gemma 3 270M", SHORT, LORA),
     _case("Gemma 3 270M", MIXED, LORA),
-    _case("Gemma 3 270M", LONG, LORA),
+    _case("Gemma 3 270M", LONG, LORA, VALIDATED),
     _case("Gemma 3 270M", MIXED, LORA, NO_CHECKPOINTING),
     _case("Gemma 3 270M", LONG, LORA, NO_CHECKPOINTING),
-    _case("Gemma 3 270M", MIXED, LORA, "train.padding_free=false"),
-    _case("Gemma 3 270M", MIXED, LORA, "method.r=64", "train.gradient_accumulation_steps=2"),
-    _case("Gemma 3 270M", MIXED, QLORA),
+    _case("Gemma 3 270M", MIXED, LORA, NO_CHECKPOINTING, "train.padding_free=false"),
+    _case(
+        "Gemma 3 270M", MIXED, LORA, NO_CHECKPOINTING, "method.r=64", "train.gradient_accumulation_steps=2"
+    ),
+    _case("Gemma 3 270M", MIXED, QLORA, NO_CHECKPOINTING),
     _case("Gemma 3 270M", MIXED, QLORA, "method.quantization=int8"),
     _case("Gemma 3 270M", MIXED, FULL),
     _case("Gemma 3 270M", LONG, FULL, NO_CHECKPOINTING),
     _case("Gemma 3 270M", MIXED, FULL, "train.optim=adafactor"),
     _case("Gemma 3 270M", MIXED, FULL, "train.optim=adamw_8bit"),
     _case("Gemma 3 270M", MIXED, FULL, "train.gradient_accumulation_steps=2", NO_CHECKPOINTING),
-    _case("Gemma 3 270M", MIXED, FULL, "model.dtype=bfloat16", "train.bf16=off", "eval.eval_steps=0"),
-    _case("Gemma 3 270M", (200, 100), "objective.type=dpo", LORA),
+    _case("Gemma 3 270M", (160, 80), "objective.type=dpo", LORA),
+    _case("Gemma 3 270M", MIXED, LORA, allocator="system"),
+    _case("Gemma 3 270M", LONG, LORA, NO_CHECKPOINTING, allocator="system"),
+    _case("Gemma 3 270M", MIXED, FULL, allocator="system"),
     _case("Gemma 3 1B, 3 layers", MIXED, LORA),
     _case("Gemma 3 1B, 3 layers", MANY, LORA, NO_CHECKPOINTING),
     _case("Gemma 3 1B, 3 layers", SHORT, FULL),
     _case("Gemma 3 1B, 3 layers", SHORT, FULL, "train.optim=adafactor"),
-    _case("Gemma 3 4B, 2 layers", MIXED, LORA, NO_CHECKPOINTING),
-    _case("Gemma 3 4B, 2 layers", MIXED, QLORA),
-    _case("Gemma 2 2B, 2 layers", MIXED, LORA),
+    _case("Gemma 3 4B, 2 layers", SHORT, LORA, NO_CHECKPOINTING),
+    _case("Gemma 3 4B, 2 layers", SHORT, QLORA),
+    _case("Gemma 2 2B, 2 layers", SHORT, LORA),
     _case("Gemma 2 2B, 2 layers", MIXED, LORA, NO_CHECKPOINTING),
-    _case("Gemma 3n E2B, 2 layers", MIXED, LORA, NO_CHECKPOINTING),
-    _case("Gemma 4 E2B, 3 layers", MIXED, LORA),
-    _case("Gemma 4 E2B, 3 layers", MIXED, QLORA, NO_CHECKPOINTING),
+    _case("Gemma 3n E2B, 2 layers", SHORT, LORA, NO_CHECKPOINTING),
+    _case("Gemma 4 E2B, 3 layers", MIXED, LORA, NO_CHECKPOINTING),
+    _case("Gemma 4 E2B, 3 layers", SHORT, QLORA),
     _case("Gemma 4 12B, 2 layers", SHORT, LORA),
 )
 
@@ -134,7 +140,7 @@ def _measure(case: Case) -> dict:
     """The last line of `measure`. Raises RuntimeError with the end of its log."""
     path = CACHE / "config.yaml"
     path.write_text(config_of(case).to_yaml(complete=True), encoding="utf-8")
-    environment = os.environ | {
+    environment = os.environ | allocator_environment(case) | {
         "GEMMA_TUNE_HOME": str(CACHE / "home"), "GEMMA_TUNE_ROOTS": str(CACHE), "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
     }  # fmt: skip
@@ -147,12 +153,21 @@ def _measure(case: Case) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def allocator_environment(case: Case) -> dict[str, str]:
+    """As a run has it, or the system's own. Raises RuntimeError where tcmalloc is not installed."""
+    if case.allocator == "system":
+        return {}
+    if library := launch._tcmalloc():
+        return {"LD_PRELOAD": library}
+    raise RuntimeError("Install tcmalloc first: apt-get install libtcmalloc-minimal4")
+
+
 def config_of(case: Case) -> RunConfig:
     values = {
         "model": {"id": str(_model(case.shape))},
         "data": {"source": str(_rows(case)), "validation_source": str(_rows(case, "held"))},
         "train": {"max_steps": 2, "max_length": 2_048},
-        "eval": {"per_device_eval_batch_size": len(case.tokens), "exact_match_rows": 0},
+        "eval": {"eval_steps": 0, "per_device_eval_batch_size": len(case.tokens), "exact_match_rows": 0},
     }
     return parse(apply_overrides(values, list(case.overrides)))
 
@@ -162,7 +177,16 @@ def forecast_of(case: Case) -> Forecast:
     config = config_of(case)
     shape = from_config(json.loads((Path(config.model.id) / "config.json").read_text()))
     memory = psutil.virtual_memory()
-    device = Device("cpu", "this CPU", 1, memory.total, memory.available, cores=1, bfloat16=False)
+    device = Device(
+        "cpu",
+        "this CPU",
+        1,
+        memory.total,
+        memory.available,
+        cores=1,
+        bfloat16=False,
+        allocator=case.allocator,
+    )
     counts = sorted((sum(row) for row in _counts(case)), reverse=True)
     learned = sum(answer for _, answer in _counts(case)) / sum(counts)
     return forecast(
@@ -266,6 +290,7 @@ def _row(case: Case, measured: dict) -> str:
         override.partition(".")[2].replace("per_device_train_", "") for override in case.overrides
     )
     rows = " + ".join(map(str, case.tokens))
+    settings += ", the system's allocator" if case.allocator == "system" else ""
     return f"| {case.shape} | {rows} | {settings} | {took / 1e6:,.0f} | {told / 1e6:,.0f} | {error:+.0%} |"
 
 
@@ -281,7 +306,7 @@ def render(results: dict[str, dict]) -> str:
         "validation batch. Random weights in Gemma's true shapes and vocabularies; larger models are cut in depth.",
         "",
         f"Machine: {platform.processor() or platform.machine()}, {psutil.cpu_count()} cores, "
-        f"{psutil.virtual_memory().total / 2**30:.0f} GiB, no GPU; the system's allocator, one thread; torch "
+        f"{psutil.virtual_memory().total / 2**30:.0f} GiB, no GPU; tcmalloc where nothing else is said, one thread; torch "
         f"{version('torch')}, transformers {version('transformers')}, TRL {version('trl')}.",
         "",
         f"{within} of {len(done)} within {PROMISED:.0%}; the largest error is {max(errors, default=0):.0%}.",

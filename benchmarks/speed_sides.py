@@ -89,11 +89,12 @@ def whole_run(job: dict) -> None:
 
     from gemma_tune import config
     from gemma_tune.runs import engine
+    from gemma_tune.runs.events import read_events
     from gemma_tune.runs.folder import find_run
 
     run = find_run(engine.start(config.load(job["config"])))
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while '"kind":"metrics"' not in run.events_path.read_text(encoding="utf-8").replace('": "', '":"'):
+    while not any(event["kind"] == "metrics" for event in read_events(run.events_path)[0]):
         if not engine.read_state(run.id).is_live or time.monotonic() > deadline:
             sys.exit(run.log_path.read_text(encoding="utf-8")[-3000:])
         time.sleep(POLL_SECONDS)

@@ -67,6 +67,7 @@ class Work:
     score_pairs: int = 0  # of tokens that see each other, where attention writes its scores down
     head: str = "fused"  # "fused", "chunked" (TRL's), "whole", "none" (a reward model)
     device: str = "cpu"
+    pins: bool = False  # the allocator keeps what layers needed for a moment (glibc's malloc)
     cache_tokens: int = 0  # of answers being generated, all rows together
     references: int = 0  # whole further copies of the model
     validation_tokens: int = 0  # of one batch
@@ -177,7 +178,9 @@ class Footprint:
         shape, work = self.geometry, self.work
         if work.checkpointing:
             states = (len(shape.layers) + 2) * max(shape.altup_inputs, 1)
-            return states * work.tokens * shape.hidden_size * work.weight_bytes + self._tables()
+            return (
+                states * work.tokens * shape.hidden_size * work.weight_bytes + self._tables() + self._pinned()
+            )
         kept = KEPT[work.kind][work.column]
         return sum(self._of_layer(layer, kept, 0) for layer in shape.layers) + self._casts() + self._tables()
 
@@ -235,6 +238,13 @@ class Footprint:
         streams = STREAMS[work.column][moment] * max(shape.altup_inputs - 1, 0) * shape.hidden_size
         scores = SCORES[moment] * layer.heads * work.score_pairs
         return work.tokens * (bytes_per_token + streams) + scores
+
+    def _pinned(self) -> float:
+        """A layer's saved input lands behind what the layer has given up, whose pages glibc then cannot use again."""
+        forward = FORWARD[self.work.column]
+        return (
+            sum(self._of_layer(layer, forward, 2) for layer in self.geometry.layers) if self.work.pins else 0
+        )
 
     def _tables(self) -> float:
         """What the per-layer embeddings of the tokens take."""

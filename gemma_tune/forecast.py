@@ -41,6 +41,7 @@ class Device:
     flops: float | None = None
     cores: int = 1
     bfloat16: bool = True  # computed in hardware
+    allocator: str = "system"  # of a worker on the CPU: "tcmalloc" where it is installed (`runs.launch`)
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,7 @@ def work_of(config: RunConfig, geometry: Geometry, device: Device, lengths: Leng
         score_pairs=sum(row * row for row in rows) if _eager(config, geometry) else 0,
         head=_head(config),
         device=device.kind,
+        pins=device.kind == "cpu" and device.allocator == "system",
         validation_tokens=config.eval.per_device_eval_batch_size * longest if config.eval.eval_steps else 0,
         cache_tokens=answers * longest if goal.type == "grpo" else 0,
     )

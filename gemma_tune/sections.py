@@ -21,7 +21,7 @@ def _names(text: str) -> frozenset[str]:
 ADVANCED_TRAINER = _names(
     "adam_beta1 adam_beta2 adam_epsilon optim_args lr_scheduler_kwargs dataloader_num_workers dataloader_drop_last "
     "data_seed tf32 torch_empty_cache_steps pad_to_multiple_of eval_accumulation_steps eval_delay "
-    "train_sampling_strategy label_smoothing_factor auto_find_batch_size full_determinism activation_offloading "
+    "train_sampling_strategy label_smoothing_factor full_determinism activation_offloading "
     "router_aux_loss_coef"
 )  # of every trainer whose configuration has them
 ADVANCED_OBJECTIVE = {

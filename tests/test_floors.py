@@ -13,7 +13,7 @@ FLOORS = [
     {"errors"},
     {"pocket"},
     {"geometry", "objectives", "sections"},
-    {"catalog", "footprint"},
+    {"catalog", "footprint", "support"},
     {"config"},
     {"hub_adapters", "hub_client", "hub_config", "hub_errors", "reference", "forecast"},
     {"fit", "hub"},

@@ -12,7 +12,7 @@ from itertools import islice
 
 import numpy as np
 
-from gemma_tune import catalog, hub
+from gemma_tune import catalog, hub, support
 from gemma_tune.config import RunConfig
 from gemma_tune.data.findings import Finding, findings_of
 from gemma_tune.data.lengths import lengths_of
@@ -67,24 +67,15 @@ def check(config: RunConfig, token: str | None = None, watch: Watch = unwatched)
     tokens = None
     try:
         wanted = config.model.id, config.model.revision, token
-        hub.inspect_model(*wanted)
+        facts = hub.inspect_model(*wanted)
+        if found := support.fault_of(config, facts.model_type):
+            faults.append(found)
         folder = hub.tokenizer_folder(*wanted)
         tokens = tokens_of(prepared.store, folder, learns_answers_only(config), watch)
     except ModelError as error:
         faults += error.faults
     watch("looking", 0, None)
-    store = prepared.store
-    rejected = list(islice(store.rejected(), ROWS_LISTED))
-    known = {
-        "rows_read": len(store) + store.rejected_count,
-        "rows_accepted": len(store),
-        "rows_rejected": store.rejected_count,
-        "train_rows": len(prepared.train),
-        "validation_rows": len(prepared.validation),
-        "rejected": rejected,
-        "fixable": dict(Counter(" + ".join(one.fixes) for one in store.rejected() if one.fixes)),
-        "findings": findings_of(prepared),
-    }
+    known = _counts(prepared)
     warnings += _set_warnings(prepared, config)
     if tokens is None or not len(prepared.train):
         return Report(prepared, **known, tokens=tokens, faults=faults, warnings=warnings)
@@ -107,6 +98,21 @@ def check(config: RunConfig, token: str | None = None, watch: Watch = unwatched)
         faults=faults + measured.faults(),
         warnings=warnings + measured.warnings(),
     )
+
+
+def _counts(prepared: Prepared) -> dict[str, object]:
+    """The fields of a report that need no tokens."""
+    store = prepared.store
+    return {
+        "rows_read": len(store) + store.rejected_count,
+        "rows_accepted": len(store),
+        "rows_rejected": store.rejected_count,
+        "train_rows": len(prepared.train),
+        "validation_rows": len(prepared.validation),
+        "rejected": list(islice(store.rejected(), ROWS_LISTED)),
+        "fixable": dict(Counter(" + ".join(one.fixes) for one in store.rejected() if one.fixes)),
+        "findings": findings_of(prepared),
+    }
 
 
 class _Measured:

@@ -259,7 +259,8 @@ def _produce(
     except GemmaTuneError as error:
         put(error)
     finally:
-        put(None)
+        if not gone.is_set():  # else nobody takes it any more
+            put(None)
 
 
 async def _batches(queue: asyncio.Queue) -> AsyncIterator[list]:

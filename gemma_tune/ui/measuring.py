@@ -124,9 +124,10 @@ def measure(config: RunConfig, token: str | None) -> Iterator[str]:
                     result = told
                 elif told["kind"] == "phase":
                     yield told["name"]
+        except GeneratorExit:  # nobody waits for it any more
+            _one.stop()
+            raise
         finally:
-            if process.poll() is None and result is None:
-                _one.stop()
             process.wait()
             reader.join(GRACE_SECONDS)
     if result is None:

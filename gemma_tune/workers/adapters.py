@@ -14,6 +14,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
+from gemma_tune import support
 from gemma_tune.config import RunConfig
 from gemma_tune.runs.folder import write_json
 from gemma_tune.workers import arguments, modeling
@@ -29,7 +30,7 @@ def adapter_config(config: RunConfig, model) -> LoraConfig | None:
 
 
 def takes_from_base(wanted: LoraConfig | None) -> bool:
-    return wanted is not None and wanted.init_lora_weights in arguments.TAKES_FROM_BASE
+    return wanted is not None and wanted.init_lora_weights in support.TAKES_FROM_BASE
 
 
 def begun(model, wanted: LoraConfig) -> tuple[PeftModel, Origin]:

@@ -15,12 +15,10 @@ from peft import LoftQConfig, LoraConfig
 from pydantic import TypeAdapter, ValidationError
 from transformers import TrainingArguments
 
+from gemma_tune import support
 from gemma_tune.config import RunConfig
 from gemma_tune.errors import ConfigError, Fault, shown
 from gemma_tune.workers import modeling
-
-# Adapters that begin with a part of the base's weights, which is taken out of the base in exchange.
-TAKES_FROM_BASE = ("pissa", "olora", "loftq")
 
 
 def training_arguments(config: RunConfig, output_dir: Path, *, has_validation: bool) -> TrainingArguments:
@@ -135,17 +133,8 @@ def _refuse_unfit(config: RunConfig, has_validation: bool) -> None:
 
 
 def _refuse_unfit_start(config: RunConfig) -> None:
-    method = config.method
-    if method.init_lora_weights == "loftq" and not torch.cuda.is_available():
-        raise ConfigError.at(
-            "method.init_lora_weights", "loftq", "PEFT computes it on a GPU only.", "Choose pissa or default."
-        )
-    if method.use_dora and method.init_lora_weights in TAKES_FROM_BASE:
-        raise ConfigError.at(
-            "method.use_dora", True,
-            f"The result of {method.init_lora_weights} is saved as a plain adapter, and DoRA's magnitudes have no place in one.",
-            "Turn DoRA off, or choose the LoRA start default.",
-        )  # fmt: skip
+    if found := support.fault_of(config, "", torch.cuda.is_available()):
+        raise ConfigError(found)
 
 
 def _steps(value: float) -> float | int:

@@ -59,7 +59,9 @@ def _against_documents(args: SFTConfig, model: PreTrainedModel) -> str | None:
     if own not in (*PER_DOCUMENT, *NATIVE_PACKING):
         return f"Rows are padded: the attention {own} does not keep the documents of a row apart."
     if getattr(text, "use_bidirectional_attention", None) in (True, "all"):
-        return "Rows are padded: this model's attention looks ahead, which is not cut at the end of a document."
+        return (
+            "Rows are padded: this model's attention looks ahead, which is not cut at the end of a document."
+        )
     if hasattr(model.config, "vision_config"):
         return "Rows are padded: a model with a vision tower masks its images itself."
     if args.neftune_noise_alpha and not args.packing:
@@ -73,7 +75,9 @@ def _against_fused_head(args: SFTConfig, model: PreTrainedModel) -> str | None:
     """Why the loss is left to TRL."""
     head = model.get_output_embeddings()
     if args.loss_type != "nll" or args.label_smoothing_factor:
-        return "The loss is computed by TRL: the fused one knows neither loss_type nor label_smoothing_factor."
+        return (
+            "The loss is computed by TRL: the fused one knows neither loss_type nor label_smoothing_factor."
+        )
     if args.router_aux_loss_coef or getattr(model.config.get_text_config(), "router_aux_loss_coef", None):
         return "The loss is computed by TRL: the fused one has no part for the balance of the experts."
     if type(head) is not nn.Linear or head.bias is not None:

@@ -18,7 +18,7 @@ import torch
 import transformers
 from safetensors import safe_open
 
-from gemma_tune import hub
+from gemma_tune import hub, support
 from gemma_tune.catalog import MODEL_TYPES
 from gemma_tune.config import RunConfig
 from gemma_tune.errors import ModelError
@@ -111,6 +111,12 @@ def computes_bfloat16() -> bool:
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
+def _placed() -> torch.device | None:
+    """Where the weights are loaded; on no GPU where FSDP takes each its share from the host."""
+    shared = os.environ.get("ACCELERATE_USE_FSDP") == "true"
+    return device() if torch.cuda.is_available() and not shared else None
+
+
 def weights_dtype(setting: str) -> torch.dtype:
     if setting == "auto":
         return torch.bfloat16 if computes_bfloat16() else torch.float32
@@ -186,7 +192,7 @@ def load_model(
             dtype=dtype,
             attn_implementation=guards.attention_of(config, attention),
             quantization_config=quantized,
-            device_map=device() if torch.cuda.is_available() else None,
+            device_map=_placed(),
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
@@ -218,11 +224,7 @@ def _quiet() -> Iterator[None]:
 def text_class(model_type: str, scores: bool = False) -> type[transformers.PreTrainedModel]:
     found = CLASSES[model_type].scores if scores else CLASSES[model_type].answers
     if not found:
-        able = ", ".join(name for name, one in CLASSES.items() if one.scores)
-        raise ModelError.at(
-            "model.id", model_type, "Transformers has no reward model of this architecture.",
-            f"Choose a model of one of these types: {able}.",
-        )  # fmt: skip
+        raise ModelError(support.fault(model_type, "reward"))
     return getattr(transformers, found)
 
 

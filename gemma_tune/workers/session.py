@@ -18,6 +18,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerState
 
 from gemma_tune import data, hub
 from gemma_tune.data.rendering import ChatTokenizer
+from gemma_tune.errors import ConfigError
 from gemma_tune.runs.folder import write_json
 from gemma_tune.workers import (
     adapters,
@@ -102,6 +103,11 @@ def _encode(
 
 def _load(job: Job, chat: ChatTokenizer):
     """Model and tokenizer, checked against each other."""
+    if job.facts.adapter and job.config.objective.type == "reward" and job.config.method.type != "full":
+        raise ConfigError.at(
+            "model.id", job.config.model.id, "An adapter that writes answers cannot go on as one that scores them.",
+            "Begin from its base, or choose the method full.",
+        )  # fmt: skip
     if not job.facts.on_disk:
         job.write("phase", name="downloading")
     folder = modeling.fetch(job.facts, job.token)

@@ -68,9 +68,12 @@ def build_trainer(
 
 
 def _sft(config: RunConfig, given: dict) -> Trainer:
-    from trl import SFTTrainer
+    from gemma_tune.workers.sft import sft_trainer
 
-    return _stoppable(SFTTrainer)(**given)
+    return sft_trainer(
+        config, given["args"], given["model"], given["processing_class"], given["train_dataset"],
+        given["eval_dataset"], given["peft_config"], given["callbacks"],
+    )  # fmt: skip
 
 
 def _dpo(config: RunConfig, given: dict) -> Trainer:
@@ -95,7 +98,13 @@ def _orpo(config: RunConfig, given: dict) -> Trainer:
 def _reward(config: RunConfig, given: dict) -> Trainer:
     from trl import RewardTrainer
 
-    return _stoppable(RewardTrainer, TakesTokens)(**given)
+    trainer = _stoppable(RewardTrainer, TakesTokens)(**given)
+    # On a quantized base TRL brings all that is trained to bfloat16, and the head would no longer fit what comes to it.
+    whole = trainer.model.get_input_embeddings().weight.dtype
+    for name, parameter in trainer.model.named_parameters():
+        if parameter.requires_grad and ".score." in name:
+            parameter.data = parameter.data.to(whole)
+    return trainer
 
 
 def _grpo(config: RunConfig, given: dict) -> Trainer:

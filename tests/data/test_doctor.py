@@ -13,6 +13,7 @@ from gemma_tune.data import doctor
 from gemma_tune.data.doctor import check, steps_per_epoch, total_steps
 from gemma_tune.data.parallel import Cancelled
 from gemma_tune.data.rendering import NOT_LEARNED
+from gemma_tune.data.rows import Row
 from gemma_tune.errors import ConfigError, DataError
 
 PAIRS = [{"prompt": f"question {n}", "completion": f"answer {n} " + "long " * n} for n in range(20)]
@@ -308,3 +309,72 @@ def test_the_time_of_a_check_grows_with_its_rows_only(configured, write):
     begun = time.monotonic()
     assert check(configured(source)).rows_accepted == 20_000
     assert time.monotonic() - begun < 20  # about 2 s on two idle cores; a bound against quadratic work only
+
+
+# ---- lengths of preferences and prompts ------------------------------------------------------------------------------
+@pytest.fixture
+def aimed(configured):
+    def aim(source: str, objective: str, **train):
+        values = configured(source, {"validation_fraction": 0}, **train).model_dump()
+        return config.parse(values | {"objective": {"type": objective, "num_generations": 2}})
+
+    return aim
+
+
+SHORT = [{"prompt": f"q {n}", "chosen": "a cat", "rejected": "the house"} for n in range(40)]
+LONG_ANSWER = {"prompt": "q", "chosen": "a", "rejected": "word " * 90}
+LONG_PROMPT = {"prompt": "word " * 90, "chosen": "a", "rejected": "b"}
+
+
+@pytest.mark.parametrize(
+    ("objective", "cut", "left_out"), [("dpo", [41, 42], [42]), ("orpo", [41, 42], [42]), ("reward", [], [41, 42])]
+)  # fmt: skip
+def test_a_pair_is_as_long_as_its_longer_side(aimed, write, gemma3, objective, cut, left_out):
+    report = check(aimed(write("a.jsonl", [*SHORT, LONG_ANSWER, LONG_PROMPT]), objective, max_length=64))
+    rows = list(report.prepared.store.rows(report.prepared.train))
+    sides = [
+        [len(gemma3.encode(Row(1, row.messages[:1] + answer)).ids) for answer in (row.messages[1:], row.rejected_messages)]
+        for row in rows
+    ]  # fmt: skip
+    assert report.lengths.tolist() == [max(both) for both in sides]
+    assert (report.cut_rows, report.unlearnable_rows) == (len(cut), len(left_out)) and not report.faults
+    assert [one.number for one in report.limited] == sorted({*cut, *left_out})
+    used = [
+        sum(min(64, side) for side in both)
+        for row, both in zip(rows, sides, strict=True)
+        if row.number not in left_out
+    ]
+    assert report.total_tokens == sum(used)
+    assert report.steps_per_epoch == -(-(42 - len(left_out)) // 2)
+    reasons = {one.number: one.rule for one in report.limited}
+    assert ("cut" in reasons[41]) == (objective != "reward")
+
+
+def test_pairs_that_are_mostly_too_long_for_a_reward_model_are_a_fault(aimed, write):
+    report = check(aimed(write("a.jsonl", [*SHORT, *[LONG_ANSWER] * 5]), "reward", max_length=64))
+    (fault,) = report.faults
+    assert fault.where == "train.max_length" and "5 of 45 rows have an answer that ends beyond" in fault.rule
+    longest = int(report.lengths.max())
+    assert f"Set it above {longest}" in fault.way_out
+
+
+def test_kto_learns_the_bad_answers_too(aimed, write):
+    rows = [{"prompt": f"q {n}", "completion": "a cat", "label": n % 2 == 0} for n in range(10)]
+    report = check(aimed(write("a.jsonl", rows), "kto"))
+    assert (report.train_rows, report.steps_per_epoch, report.prepared.unused) == (10, 5, 0)
+    (balance,) = [one for one in report.findings if one.title == "Balance of the labels"]
+    assert "not used" not in balance.words
+
+
+def test_grpo_counts_prompts_and_the_steps_of_their_answers(aimed, write, gemma3):
+    rows = [{"messages": [{"role": "user", "content": f"q {n}"}, {"role": "assistant", "content": "x " * 90}]} for n in range(9)]  # fmt: skip
+    report = check(aimed(write("a.jsonl", rows), "grpo", max_length=64, per_device_train_batch_size=8))
+    assert report.lengths.max() < 64 and not report.cut_rows and not report.unlearnable_rows
+    assert report.steps_per_epoch == 2  # four prompts make a step of eight answers, and the ninth waits
+    assert report.total_tokens == report.lengths.sum() and report.supervised_tokens == 0
+
+
+def test_preferences_learn_answers_only_whatever_the_setting_says(aimed, write):
+    source = write("a.jsonl", SHORT)
+    one, other = (check(aimed(source, "dpo", assistant_only_loss=wanted)) for wanted in (True, False))
+    assert one.supervised_tokens == other.supervised_tokens < one.total_tokens

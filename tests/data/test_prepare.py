@@ -6,8 +6,10 @@ import pytest
 
 from gemma_tune import config, hub
 from gemma_tune.data import Cancelled, prepare
+from gemma_tune.data.fitting import WORDS
 from gemma_tune.data.prepare import gather, parts_of
 from gemma_tune.errors import DataError, Fault
+from gemma_tune.objectives import OBJECTIVES
 
 PAIRS = [{"prompt": f"question {n}", "completion": f"answer {n}"} for n in range(20)]
 EMPTY = {"prompt": "no answer", "completion": ""}
@@ -246,3 +248,71 @@ def test_parts_tell_what_is_opened_and_how_it_is_read(write):
     assert (train.opened.name, train.held_back) == ("a.jsonl", False)
     assert (validation.opened.name, validation.held_back) == ("b.jsonl", True)
     assert train.schema == validation.schema and train.key() != validation.key()
+
+
+# ---- rows that do not fit the objective ------------------------------------------------------------------------------
+KINDS = {
+    "messages": [{"messages": [{"role": "user", "content": f"q {n}"}, {"role": "assistant", "content": f"a {n}"}]} for n in range(8)],
+    "pair": [{"prompt": f"q {n}", "chosen": f"a {n}", "rejected": "b"} for n in range(8)],
+    "label": [{"prompt": f"q {n}", "completion": f"a {n}", "label": n % 2 == 0} for n in range(8)],
+    "text": [{"text": f"A plain text number {n}."} for n in range(8)],
+}  # fmt: skip
+
+
+def aimed(source: str, objective: str, **more) -> config.RunConfig:
+    return config.parse({
+        "data": {"source": source, "validation_fraction": 0},
+        "objective": {"type": objective, "num_generations": 2, **more},
+        "train": {"per_device_train_batch_size": 2},
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("objective", list(OBJECTIVES))
+def test_an_objective_takes_its_own_rows_and_names_those_that_would_suit_the_others(write, kind, objective):
+    found = gather(aimed(write(f"{kind}.jsonl", KINDS[kind]), objective))
+    if kind in OBJECTIVES[objective].rows:
+        assert not found.faults
+        assert len(found.train) == (4 if (kind, objective) == ("label", "sft") else 8)
+        return
+    (fault,) = found.faults
+    assert (fault.where, fault.value, len(found.train)) == ("objective.type", objective, 0)
+    assert f"8 {WORDS[kind]}" in fault.rule
+    assert all(name in fault.way_out for name, one in OBJECTIVES.items() if kind in one.rows)
+
+
+def test_bad_answers_are_learned_from_by_kto_alone(write):
+    source = write("labels.jsonl", KINDS["label"])
+    found = gather(aimed(source, "kto"))
+    assert (len(found.train), found.unused, found.unused_bad) == (8, 0, 0)
+    found = gather(aimed(source, "sft"))
+    assert (len(found.train), found.unused, found.unused_bad) == (4, 4, 4)
+
+
+def test_rows_of_a_mix_that_do_not_fit_are_counted_and_not_used(write):
+    settings = aimed(write("pairs.jsonl", KINDS["pair"]), "dpo").model_dump()
+    settings["data"]["mix"] = [{"source": write("talks.jsonl", KINDS["messages"][:3])}]
+    found = gather(config.parse(settings))
+    assert not found.faults and (len(found.train), found.unused, found.unused_bad) == (8, 3, 0)
+    (warning,) = found.warnings
+    assert warning.where == "objective.type" and "3 conversations are not used" in warning.rule
+
+
+def test_labels_that_are_all_alike_are_warned_of(write):
+    good = [row | {"label": True} for row in KINDS["label"]]
+    (warning,) = gather(aimed(write("good.jsonl", good), "kto")).warnings
+    assert "Every answer is labelled as good" in warning.rule and "bad answers" in warning.way_out
+
+
+def test_a_reward_for_calls_needs_functions(write):
+    source = write("talks.jsonl", KINDS["messages"])
+    (fault,) = gather(aimed(source, "grpo", reward="tool_call")).faults
+    assert fault.where == "objective.reward" and "No row has functions" in fault.rule
+    assert not gather(aimed(source, "grpo", reward="exact_match")).faults
+
+
+def test_grpo_needs_the_prompts_of_one_step(write):
+    settings = aimed(write("talks.jsonl", KINDS["messages"][:3]), "grpo").model_dump()
+    settings["train"] |= {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    (fault,) = gather(config.parse(settings)).faults  # 8 answers, 2 to each prompt
+    assert "smaller than one batch of 4 rows" in fault.rule

@@ -200,6 +200,40 @@ def test_a_run_finds_the_tokens_of_the_store_that_it_copied(home, gemma3_folder,
     assert tokens_of(copy, gemma3_folder, True, unwatched).folder == first.folder
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_both_sides_of_a_pair_have_their_tokens(folder_of, home, family):
+    rows = [
+        {"prompt": "Who?", "chosen": "A cat lives here.", "rejected": "Nobody."},
+        {"prompt": [user("a"), answer("b"), user("c")], "chosen": [answer("d")], "rejected": [answer("e e")]},
+    ]
+    chat_of, store = ChatTokenizer.from_folder(folder_of(family)), store_of(rows)
+    found = tokens_of(store, folder_of(family), True, unwatched)
+    for index, row in enumerate(store.rows(range(2))):
+        before = row.messages[: row.prompt_turns]
+        prompt, chosen, rejected = found.sides(index)
+        assert prompt == chat_of.encode_prompt(before)
+        assert prompt + chosen == chat_of.encode(row).ids
+        other = chat_of.encode(Row(1, before + row.rejected_messages)).ids
+        assert prompt + rejected == other and found.other_lengths[index] == len(other)
+
+
+def test_a_conversation_is_answered_by_its_last_turn_and_a_text_by_none(folder_of, home):
+    rows = [{"messages": chat("a", "b", "c", "d")}]
+    found = tokens_of(store_of(rows), folder_of("gemma3"), True, unwatched)
+    chat_of = ChatTokenizer.from_folder(folder_of("gemma3"))
+    prompt, last, rejected = found.sides(0)
+    assert prompt == chat_of.encode_prompt(chat("a", "b", "c")) and rejected == []
+    assert chat_of.decode(last) == "d\n"
+    texts = tokens_of(store_of([{"text": "A cat."}] * 2), folder_of("gemma3"), True, unwatched)
+    assert texts.prompt_lengths.tolist() == [0, 0] == texts.other_lengths.tolist()
+
+
+def test_a_pair_is_refused_where_one_of_its_sides_is(folder_of, home):
+    row = {"prompt": "Go.", "chosen": [answer("No.")], "rejected": [CALL], "tools": TOOLS}
+    found = tokens_of(store_of([row]), folder_of("gemma3"), True, unwatched)
+    assert (found.lengths.tolist(), found.other_lengths.tolist(), len(list(found.refused()))) == ([0], [0], 1)
+
+
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Two rows or so at a time, so that a few make several blocks."""

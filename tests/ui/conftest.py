@@ -57,8 +57,18 @@ class App:
             self.process = None
 
 
+@pytest.fixture(scope="session")
+def app(tmp_path_factory):
+    """The app that all tests share which start no run."""
+    started = App(tmp_path_factory.mktemp("shared") / "home")
+    started.start()
+    yield started
+    started.kill()
+
+
 @pytest.fixture
-def app(tmp_path):
+def own_app(tmp_path):
+    """An app of one's own, for runs and crashes."""
     started = App(tmp_path / "home")
     started.start()
     yield started
@@ -93,8 +103,10 @@ def chromium():
 
 
 @pytest.fixture
-def open_page(chromium, app):
-    """Opens pages; at the end no page may have had an error, a console error or a request to another site."""
+def open_page(chromium, request):
+    """Opens pages of the test's own app, or of the shared one; at the end none may have had an error, a console error
+    or a request to another site."""
+    app = request.getfixturevalue("own_app" if "own_app" in request.fixturenames else "app")
     contexts, troubles = [], []
 
     def opening(path: str = "/", width: int = 1440, scheme: str = "light", context=None):

@@ -40,7 +40,7 @@ def wait_for_step(page, at_least: int) -> None:
         page.wait_for_timeout(200)
 
 
-def test_set_up_watch_stop_resume_finish_compare(open_page):
+def test_set_up_watch_stop_resume_finish_compare(open_page, own_app):
     page = open_page()
     to_review(page, epochs="2")
     page.click("#start")
@@ -76,17 +76,16 @@ def test_set_up_watch_stop_resume_finish_compare(open_page):
     assert '"name":"Mia"' not in base
 
 
-def test_a_killed_app_comes_back_to_a_live_run_within_two_seconds(open_page, app):
+def test_a_killed_app_comes_back_to_a_live_run_within_two_seconds(open_page, own_app):
     page = open_page()
     to_review(page, epochs="20")
     page.click("#start")
     expect(pill(page)).to_have_text("Training", timeout=PATIENCE)
     wait_for_step(page, 2)
-    app.kill()
-    page.wait_for_timeout(2500)
+    own_app.kill()
     expect(page.locator('#monitor [data-at="offline"]')).to_be_visible(timeout=10_000)
     before = step(page)
-    app.start()
+    own_app.start()
     began = time.monotonic()
     expect(page.locator('#monitor [data-at="offline"]')).to_be_hidden(timeout=10_000)
     back_after = time.monotonic() - began
@@ -108,10 +107,13 @@ def test_the_form_survives_a_refresh_and_marks_faults_at_their_fields(open_page)
     page.locator("#train-learning-rate input").blur()
     page.click("#method-next")
     expect(page.locator("#train-learning-rate")).to_contain_text("at most 0.1", timeout=PATIENCE)
-    page.fill("#train-learning-rate input", "0.002")
+    expect(page.locator("#forecast")).to_contain_text("at most 0.1")
     page.fill("#train-seed input", "7")
-    page.locator("#train-seed input").blur()
-    page.wait_for_timeout(1500)
+    page.fill("#train-learning-rate input", "0.002")
+    page.locator("#train-learning-rate input").blur()
+    expect(page.locator("#advice")).to_contain_text(
+        "yours: 0.002", timeout=PATIENCE
+    )  # kept by the same answer
     page.reload()
     page.wait_for_selector("#tabs")
     to_review(page)
@@ -123,6 +125,33 @@ def test_the_form_survives_a_refresh_and_marks_faults_at_their_fields(open_page)
     ]  # how a validator answers
 
 
+def test_pairs_offer_preferences_and_only_what_applies_is_shown(open_page):
+    page = open_page()
+    page.locator("#model-family label", has_text="Gemma 3").first.click()
+    page.locator("#model-size label", has_text="4B").click()
+    expect(page.locator("#model-facts")).to_contain_text("google/gemma-3-4b-it", timeout=PATIENCE)
+    page.locator("#model-variant label", has_text="Base").click()
+    expect(page.locator("#model-facts")).to_contain_text("google/gemma-3-4b-pt", timeout=PATIENCE)
+    page.locator("#model-family label", has_text="Pocket").click()
+    expect(page.locator("#model-size")).to_be_hidden()
+    page.click("#model-next")
+    page.locator("#data-example label", has_text="polite").click()
+    expect(page.locator("#data-summary")).to_contain_text("The chosen answers are learned", timeout=PATIENCE)
+    page.click("#data-next")
+    goals = page.locator("#objective-type label")
+    expect(goals).to_have_count(4, timeout=PATIENCE)
+    expect(page.locator("#objective-beta")).to_be_hidden()
+    goals.filter(has_text="DPO").click()
+    expect(page.locator("#objective-beta input")).to_be_visible(timeout=PATIENCE)
+    expect(page.locator("#train-learning-rate input")).to_have_value("0.00001")
+    page.locator("#method-type label", has_text="Full").click()
+    expect(page.locator("#method-r")).to_be_hidden(timeout=PATIENCE)
+    expect(page.locator("#forecast")).to_contain_text("Optimizer", timeout=PATIENCE)
+    page.click("#method-next")
+    expect(page.locator("#review-card")).to_contain_text("Preferences (DPO)", timeout=PATIENCE)
+    expect(page.locator("#review-forecast")).to_contain_text("Will it fit?")
+
+
 def test_a_bad_file_is_answered_with_its_rows_and_a_good_one_goes_on(open_page, tmp_path):
     page = open_page()
     page.click("#model-next")
@@ -131,8 +160,8 @@ def test_a_bad_file_is_answered_with_its_rows_and_a_good_one_goes_on(open_page, 
     bad.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a"')
     page.set_input_files("#data-upload input[type=file]", str(bad))
     expect(page.locator("#data-summary")).to_contain_text("batch", timeout=PATIENCE)
-    page.click("#data-next")
-    page.wait_for_timeout(1000)
+    with page.expect_response(lambda answer: "queue/data" in answer.url or "queue/join" in answer.url):
+        page.click("#data-next")
     expect(page.locator("#data-summary")).to_be_visible()  # still on this step
     rows = "".join(f'{{"question": "What is {n}?", "answer": "It is {n}."}}\n' for n in range(40))
     good = tmp_path / "good.jsonl"
@@ -150,12 +179,14 @@ def test_a_bad_file_is_answered_with_its_rows_and_a_good_one_goes_on(open_page, 
 
 
 def test_no_tab_is_wider_than_the_screen(open_page):
-    for width, scheme in ((1440, "light"), (390, "dark")):
-        for tab in ("setup", "watch", "compare", "runs"):
-            page = open_page(f"/?tab={tab}", width=width, scheme=scheme)
-            page.wait_for_timeout(600)
+    for tab in ("setup", "watch", "compare", "runs"):
+        page = open_page(f"/?tab={tab}")
+        for width, scheme in ((1440, "light"), (390, "dark")):
+            page.set_viewport_size({"width": width, "height": 900})
+            page.emulate_media(color_scheme=scheme)
+            page.wait_for_timeout(300)
             assert page.evaluate("document.documentElement.scrollWidth") <= width, (tab, width)
-            page.close()
+        page.close()
 
 
 def test_eight_tabs_of_one_browser_all_answer(open_page, chromium):

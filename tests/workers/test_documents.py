@@ -20,18 +20,14 @@ def losses(model, batch, implementation):
     ids = batch["input_ids"]
     named = {"document_lengths": tuple(batch["cu_seq_lens_q"].diff().tolist())} if implementation else {}
     with torch.no_grad(), documents.attending(model.config, implementation):
-        scores = model(
-            input_ids=ids, position_ids=batch.get("position_ids"), use_cache=False, **named
-        ).logits
+        scores = model(input_ids=ids, position_ids=batch.get("position_ids"), use_cache=False, **named).logits
     return F.cross_entropy(scores[0, :-1].float(), batch["labels"][0, 1:], reduction="none")
 
 
 def collate(examples, packed=False):
     if packed:  # what TRL's best-fit packing makes of them: two rows, each of several documents
         pairs = [examples[:2], examples[2:]]
-        examples = [
-            {"input_ids": sum(pair, []), "seq_lengths": [len(one) for one in pair]} for pair in pairs
-        ]
+        examples = [{"input_ids": sum(pair, []), "seq_lengths": [len(one) for one in pair]} for pair in pairs]
     else:
         examples = [{"input_ids": one} for one in examples]
     return DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)(examples)
@@ -47,7 +43,9 @@ def test_every_document_has_the_loss_that_it_has_alone(model):
     ours = documents.PER_DOCUMENT[model.config._attn_implementation]
     together = losses(model, collate(rows()), ours)
     alone = [losses(model, collate([row]), None) for row in rows()]
-    for mine, theirs in zip(together[collate(rows())["labels"][0, 1:] != -100].split([4, 0, 39, 22]), alone, strict=True):
+    for mine, theirs in zip(
+        together[collate(rows())["labels"][0, 1:] != -100].split([4, 0, 39, 22]), alone, strict=True
+    ):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=2e-5)
 
 

@@ -119,4 +119,6 @@ def test_the_whole_model_learns_the_same_with_embeddings_tied_and_soft_cap(reque
     loss.backward()
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(model.get_input_embeddings().weight.grad, theirs, rtol=1e-4, atol=1e-7)
-    torch.testing.assert_close(model(input_ids=ids, labels=labels).loss, expected)  # an ordinary call stays one
+    torch.testing.assert_close(
+        model(input_ids=ids, labels=labels).loss, expected
+    )  # an ordinary call stays one

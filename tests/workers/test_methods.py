@@ -220,6 +220,14 @@ def test_a_second_stage_goes_on_from_the_first_and_holds_to_it(run_of, make_run,
     assert losses_of(broken) == pytest.approx(losses_of(run), abs=1e-5)
 
 
+def test_a_reward_model_does_not_go_on_from_an_adapter_that_writes(run_of, make_run):
+    first = make_run("train.max_steps=1")
+    assert work(first) == 0
+    run = run_of("reward", f"model.id=run:{first.id}")
+    assert work(run) == train.FAULT_EXIT
+    assert events_of(run, "error")[0]["faults"][0]["where"] == "model.id"
+
+
 # ---- kinds of adapters -----------------------------------------------------------------------------------------------
 def logits_of(model) -> torch.Tensor:
     with torch.no_grad():

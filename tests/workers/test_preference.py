@@ -72,7 +72,7 @@ def test_a_reward_model_reads_both_sides_whole(columns_of):
         assert row["rejected_ids"] == part["prompt_ids"] + part["rejected_ids"]
 
 
-@pytest.mark.parametrize("max_length", [128, 34])
+@pytest.mark.parametrize("max_length", [128, 30])
 def test_odds_are_columns_as_trls_own_trainer_makes_them(columns_of, gemma3, max_length):
     rows, _, written, chat = columns_of("orpo", pairs(), f"train.max_length={max_length}")
     trainer = SimpleNamespace(
@@ -90,7 +90,8 @@ def test_odds_are_columns_as_trls_own_trainer_makes_them(columns_of, gemma3, max
         }
         theirs = ORPOTrainer.tokenize_row(trainer, texts)
         assert kept == {name: theirs[name] for name in kept}
-        assert max_length == 128 or len(kept["chosen_input_ids"]) == 34  # cut
+    longest = max(len(row["chosen_input_ids"]) for row in written)
+    assert longest == max_length if max_length == 30 else longest < max_length
 
 
 def test_labelled_answers_come_mixed_with_the_answer_of_another_prompt(columns_of):

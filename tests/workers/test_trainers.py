@@ -55,5 +55,5 @@ def test_a_validation_that_was_broken_off_is_never_the_best(build, monkeypatch):
 def test_lora_reaches_the_layers_that_are_asked_for(build):
     for wanted, layers in (("all-linear", 7), ("attention", 4)):
         trainer = build(method={"target_modules": wanted})
-        names = {name.split(".")[-3] for name, one in trainer.model.named_parameters() if one.requires_grad}
+        names = {name.split(".")[-4] for name, one in trainer.model.named_parameters() if one.requires_grad}
         assert len(names) == layers

@@ -240,7 +240,7 @@ def _chat(tokens: int, number: int, pairs: bool) -> dict:
     question = [{"role": "user", "content": _words(tokens - answer - 12, number)}]
     reply = [{"role": "assistant", "content": _words(answer, number + 100)}]
     if pairs:
-        other = [{"role": "assistant", "content": _words(answer, number + 200)}]
+        other = [{"role": "assistant", "content": _words(answer, number + 205)}]
         return {"prompt": question, "chosen": reply, "rejected": other}
     return {"messages": question + reply}
 

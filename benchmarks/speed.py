@@ -9,6 +9,7 @@ the cache folder after every turn: a measurement that was broken off goes on whe
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -34,7 +35,7 @@ PATIENCE_SECONDS = 3600
 
 LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0}
 LEARNING_RATES = {"lora": 2e-4, "full": 2e-5}
-TRL = {"trl": {}, "trl-float32": {"bf16": False}}  # what our sides of TRL change of its defaults
+TRL = {"trl": {}, "trl-float32": {"bf16": False}}  # what each changes of TRL's defaults
 OURS = {"ours": [], "ours-fastest": ["train.activation_checkpointing=false"]}  # and of ours
 if setup.computes_bfloat16():  # smaller weights would be another training in full fine-tuning
     OURS["ours-smallest"] = ["model.dtype=bfloat16"]
@@ -81,23 +82,15 @@ def measure_all(options: argparse.Namespace) -> None:
     if options.fresh:
         RESULTS.unlink(missing_ok=True)
     setup.CACHE.mkdir(parents=True, exist_ok=True)
-    known = results()
-    for repeat in range(options.repeats):
-        for shape in options.shapes:
-            for method in options.methods:
-                for malloc in options.malloc:
-                    for side in (side for side in SIDES[method] if side in options.sides):
-                        key = {
-                            "shape": shape,
-                            "method": method,
-                            "malloc": malloc,
-                            "side": side,
-                            "repeat": repeat,
-                        }
-                        if not is_measured(known, key):
-                            known.append(key | measure(key, options))
-                            RESULTS.write_text(json.dumps({"machine": machine(), "results": known}, indent=1))
-                            print(table.line(known[-1]), flush=True)
+    known = [one for one in results() if one["steps"] == options.steps]
+    names = ("repeat", "shape", "method", "malloc")
+    for turn in itertools.product(range(options.repeats), options.shapes, options.methods, options.malloc):
+        for side in (side for side in SIDES[turn[2]] if side in options.sides):
+            key = dict(zip(names, turn, strict=True)) | {"side": side, "steps": options.steps}
+            if not is_measured(known, key):
+                known.append(key | measure(key, options))
+                RESULTS.write_text(json.dumps({"machine": machine(), "results": known}, indent=1))
+                print(table.line(known[-1]), flush=True)
 
 
 def results() -> list[dict]:

@@ -100,7 +100,7 @@ def _tables(measured: dict[tuple[str, str], Median]) -> Iterator[str]:
             f"| {words} | tokens / CPU-s | × TRL | peak MB | × TRL | CPU-s to the first step | losses |",
         )
         yield "| --- | --- | --- | --- | --- | --- | --- |"
-        trl = measured.get((method, "trl"))
+        trl = measured.get((method, "trl")) or measured.get((method, "trl-float32"))
         for side, one in rows:
             times, share = (f"{a / b:.2f}" for a, b in _against(one, trl)) if trl else ("", "")
             losses = ", ".join(f"{loss:.4f}" for loss in one.losses[:3])

@@ -55,7 +55,7 @@ OBJECTIVES = {  # column title -> (settings, the file of `write_rows` that it le
     "Reward model": (("objective.type=reward",), "pairs"),
     "GRPO": (
         ("objective.type=grpo", "objective.reward=regex", "objective.reward_pattern=[^aeo]*",
-         "objective.max_completion_length=6", "train.per_device_train_batch_size=8"),
+         "objective.max_completion_length=2", "objective.temperature=2", "train.per_device_train_batch_size=16"),
         "messages",
     ),
 }  # fmt: skip

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gemma_tune.geometry import Geometry, Layer, from_config
+from gemma_tune.geometry import Geometry, from_config
 from gemma_tune.pocket import MODEL_DIR as POCKET_DIR
 
 POCKET_ID = "pocket"
@@ -77,32 +77,12 @@ class ModelCard:
         return 2 * self.parameters + self.other_bytes
 
     @property
-    def hidden_size(self) -> int:
-        return self.geometry.hidden_size
-
-    @property
     def layers(self) -> int:
         return len(self.geometry.layers)
 
     @property
-    def _layer(self) -> Layer:
-        return self.geometry.layers[0]
-
-    @property
-    def intermediate_size(self) -> int:
-        return self._layer.intermediate_size
-
-    @property
     def heads(self) -> int:
-        return self._layer.heads
-
-    @property
-    def key_value_heads(self) -> int:
-        return self._layer.key_value_heads
-
-    @property
-    def head_dim(self) -> int:
-        return self._layer.head_dim
+        return self.geometry.layers[0].heads
 
     @property
     def vocabulary_tokens(self) -> int:

@@ -177,6 +177,9 @@ def _combinations(config: RunConfig) -> list[Fault]:
         refuse("objective.num_generations", goal.num_generations,
                f"It must divide the {batch} answers of a step (batch size × accumulation × processes).",
                "Choose a batch size that is a multiple of it.")  # fmt: skip
+    if goal.type == "kto" and train.per_device_train_batch_size < 2:
+        refuse("train.per_device_train_batch_size", train.per_device_train_batch_size,
+               "KTO compares the answers of a batch, so it needs at least two.", "Set it to 2 or more.")  # fmt: skip
     for name in ("early_stopping_patience", "load_best_model_at_end"):
         if getattr(config.eval, name) and not config.eval.eval_steps:
             refuse(f"eval.{name}", getattr(config.eval, name), "It needs validations, and there are none.",

@@ -42,8 +42,10 @@ TABLE_COPIES = 5  # of a token's per-layer embeddings, on their way from table t
 
 HEAD_BYTES = {"cpu": 2**28, "cuda": 2**30}  # scores of one chunk (`workers.fused_head`)
 LOGIT_COPIES = 3.1  # of float32 logits where they are not made in chunks
-TRL_TOKENS, TRL_VOCABULARY, TRL_COPIES = 4_096, 32_768, 4  # of TRL's own chunked loss
-SCRATCH = {"adafactor": 3, "adamw_torch": 2}  # copies of the largest weight while the optimizer steps
+TRL_TOKENS, TRL_VOCABULARY = 4_096, 32_768  # a chunk of TRL's own loss
+TRL_COPIES = {"cpu": 8, "cuda": 1}  # of such a chunk: on a GPU a kernel works in place
+SCRATCH = {"adafactor": 2, "adamw_torch": 2}  # copies of the largest weight while the optimizer steps
+BITSANDBYTES_SCRATCH = {"cpu": 3.2, "cuda": 0}  # on a CPU it computes tensor by tensor in Python
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,8 @@ class Footprint:
                 states * work.tokens * shape.hidden_size * work.weight_bytes + self._tables() + self._pinned()
             )
         kept = KEPT[work.kind][work.column]
-        return sum(self._of_layer(layer, kept, 0) for layer in shape.layers) + self._casts() + self._tables()
+        layers = sum(self._of_layer(layer, kept, 0) for layer in shape.layers)
+        return layers + self._casts() + self._tables() + self._pinned() / 2
 
     def working(self) -> float:
         """While one layer is differentiated, computed once more before that with checkpointing. The largest counts."""
@@ -225,8 +228,13 @@ class Footprint:
 
     def scratch(self) -> float:
         """Of the optimizer's step."""
-        largest = 0 if self.work.adapter else self.geometry.embedding_parameters
-        return SCRATCH.get(self.work.optimizer, 0) * largest * self.work.trained_bytes
+        shape, work = self.geometry, self.work
+        if work.adapter:
+            return 0
+        own = BITSANDBYTES_SCRATCH[work.device] if "bit" in work.optimizer else 0
+        return (
+            SCRATCH.get(work.optimizer, own) * max(shape.embedding_parameters, shape.ple_parameters) * FLOAT
+        )
 
     def _of_layer(self, layer: Layer, constants: Constants, moment: int) -> float:
         """`moment`: 0 kept, 1 worked, 2 forward."""
@@ -240,7 +248,7 @@ class Footprint:
         return work.tokens * (bytes_per_token + streams) + scores
 
     def _pinned(self) -> float:
-        """A layer's saved input lands behind what the layer has given up, whose pages glibc then cannot use again."""
+        """What a layer keeps lands behind what it has given up, whose pages glibc then cannot use again: measured."""
         forward = FORWARD[self.work.column]
         return (
             sum(self._of_layer(layer, forward, 2) for layer in self.geometry.layers) if self.work.pins else 0

@@ -17,7 +17,7 @@ LIBRARIES_BYTES = {
     "cpu": 650_000_000,
     "cuda": 800_000_000,
 }  # what a worker holds before a model: imports; CUDA context
-WASTE = {"cpu": 0.04, "cuda": 0.06}  # of the rest: what allocators hold beside it
+WASTE = {"cpu": 0.0, "cuda": 0.06}  # of the rest: what the allocator holds beside it
 FLOPS_PER_CORE = 30e9  # float32, where nothing better is known
 LAUNCH_SECONDS = 4e-4  # for the kernels of one layer, one pass: what small batches on a GPU wait for
 SPEED_SHARE = (0.25, 0.55)  # of the peak arithmetic that training reaches

@@ -77,7 +77,7 @@ def test_the_pocket_card_tells_what_the_shipped_model_is():
     card = MODELS[catalog.POCKET_ID]
     shipped = json.loads((catalog.POCKET_DIR / "config.json").read_text())
     assert card.geometry == from_config(shipped)
-    assert (card.layers, card.hidden_size, card.vocabulary_tokens, card.context_tokens) == (
+    assert (card.layers, card.geometry.hidden_size, card.vocabulary_tokens, card.context_tokens) == (
         shipped["num_hidden_layers"],
         shipped["hidden_size"],
         shipped["vocab_size"],

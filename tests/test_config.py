@@ -182,6 +182,10 @@ def test_a_setting_applies_only_beside_those_that_it_belongs_to():
         ),
         ({"objective": {"type": "grpo", "num_generations": 3}}, "objective.num_generations"),
         ({"eval": {"eval_steps": 0, "early_stopping_patience": 2}}, "eval.early_stopping_patience"),
+        (
+            {"objective": {"type": "kto"}, "train": {"per_device_train_batch_size": 1}},
+            "train.per_device_train_batch_size",
+        ),
         ({"devices": {"num_machines": 2}}, "devices.main_process_ip"),
         ({"devices": {"machine_rank": 1}}, "devices.machine_rank"),
         ({"devices": {"gpu_ids": "a"}}, "devices.gpu_ids"),

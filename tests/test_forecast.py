@@ -135,7 +135,9 @@ def test_sharing_out_lessens_what_each_device_holds(kind):
     whole = told(*usual, model=LARGE, device=several)
     shared = told(*usual, f"devices.distributed_type={kind}", model=LARGE, device=several)
     assert whole.peak_bytes > alone.peak_bytes > shared.peak_bytes
-    part = (1 if kind == "fsdp" else 12 / 4) / 4  # ZeRO's moments are float32, and beside them lie float32 weights
+    part = (
+        1 if kind == "fsdp" else 12 / 4
+    ) / 4  # ZeRO's moments are float32, and beside them lie float32 weights
     assert shared.parts["optimizer"] == pytest.approx(whole.parts["optimizer"] * part, rel=1e-3)
 
 

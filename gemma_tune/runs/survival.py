@@ -67,7 +67,11 @@ def smaller(config: RunConfig) -> dict[str, Any] | None:
     factor = _smallest_factor(rows)
     accumulation = train.gradient_accumulation_steps * factor
     changes: dict[str, Any] = {}
-    if rows > 1 and accumulation <= bounds(field_of(ACCUMULATION))["le"]:
+    if (
+        rows // factor >= smallest_batch(config)
+        and rows > 1
+        and accumulation <= bounds(field_of(ACCUMULATION))["le"]
+    ):
         changes = {BATCH: rows // factor, ACCUMULATION: accumulation}
     elif not train.activation_checkpointing:
         changes = {CHECKPOINTING: True}
@@ -76,6 +80,11 @@ def smaller(config: RunConfig) -> dict[str, Any] | None:
         changes[VALIDATION_BATCH] = validation_rows // factor if rows > 1 else 1
         changes[VALIDATION_BATCH] = max(changes[VALIDATION_BATCH], 1)
     return changes or None
+
+
+def smallest_batch(config: RunConfig) -> int:
+    """KTO compares the answers of a micro-batch with each other's prompts, so it needs two."""
+    return 2 if config.objective.type == "kto" else 1
 
 
 def _ran_out(evidence: Evidence) -> bool:
@@ -96,6 +105,8 @@ def _message(before: RunConfig, changes: dict[str, Any]) -> str:
             f"the batch is now {changes[BATCH]} × {changes[ACCUMULATION]} accumulated in place of {rows} × {accumulation}, "
             f"still {rows * accumulation} rows per step and device"
         )
+        if before.objective.type == "kto":
+            what += "; KTO's curve changes a little, since it compares the answers within a batch"
     elif CHECKPOINTING in changes:
         what = "gradient checkpointing is now on, which computes the same in more time"
     else:

@@ -39,6 +39,7 @@ CAUSES = {
     "disk": "The disk is full",
     "nan_loss": "The loss became infinite",
     "killed": "The worker was killed",
+    "peer": "Another process or host was lost",
     "bug": "The worker failed",
 }
 CHARTS = {  # id -> its title and lines (name of a measure of TRL's: words)

@@ -18,14 +18,18 @@ from transformers import TrainingArguments
 from gemma_tune import support
 from gemma_tune.config import RunConfig
 from gemma_tune.errors import ConfigError, Fault, shown
-from gemma_tune.workers import modeling
+from gemma_tune.workers import fast
 
 
-def training_arguments(config: RunConfig, output_dir: Path, *, has_validation: bool) -> TrainingArguments:
+def training_arguments(
+    config: RunConfig, output_dir: Path, *, has_validation: bool, parameters: int = 0
+) -> TrainingArguments:
     """TRL's configuration of the objective. Raises ConfigError, naming the settings that are wrong."""
     _refuse_unfit(config, has_validation)
     own = (
-        _common(config, output_dir) | _validation(config, has_validation) | OWN[config.objective.type](config)
+        _common(config, output_dir, parameters)
+        | _validation(config, has_validation)
+        | OWN[config.objective.type](config)
     )
     return _built(_kind(config.objective.type), "advanced.trainer", own, config.advanced.trainer)
 
@@ -50,7 +54,7 @@ def lora_config(config: RunConfig, target_modules: str | list[str]) -> LoraConfi
 
 
 # ---- what all objectives share ---------------------------------------------------------------------------------------
-def _common(config: RunConfig, output_dir: Path) -> dict:
+def _common(config: RunConfig, output_dir: Path, parameters: int) -> dict:
     train, gpu = config.train, torch.cuda.is_available()
     return {
         "output_dir": str(output_dir),
@@ -65,7 +69,7 @@ def _common(config: RunConfig, output_dir: Path) -> dict:
         "max_grad_norm": train.max_grad_norm,
         "optim": train.optim,
         "activation_checkpointing": train.activation_checkpointing,
-        "bf16": train.bf16 == "on" or (train.bf16 == "auto" and modeling.computes_bfloat16()),
+        "bf16": train.bf16 == "on" or (train.bf16 == "auto" and fast.gains_from_bfloat16(parameters)),
         "use_liger_kernel": _uses_liger(train.use_liger_kernel),
         "torch_compile": train.torch_compile,
         "seed": train.seed,
@@ -122,12 +126,6 @@ def _refuse_unfit(config: RunConfig, has_validation: bool) -> None:
                 Fault(f"eval.{name}", shown(value), "It needs validation rows, and there are none.",
                       "Set data.validation_fraction to 0.1, or name data.validation_source.")
             )  # fmt: skip
-    rows = config.train.per_device_train_batch_size
-    if config.objective.type == "kto" and rows < 2:
-        faults.append(
-            Fault("train.per_device_train_batch_size", str(rows), "KTO compares the rows of a batch with each other.",
-                  "Set it to 2 or more.")
-        )  # fmt: skip
     if faults:
         raise ConfigError(*faults)
 

@@ -25,6 +25,9 @@ WEIGHT_OFFSET = {  # what a Gemma's norm adds to its weight, by class
 }
 
 
+CPU_BFLOAT16_PARAMETERS = 50_000_000
+
+
 @dataclass(frozen=True)
 class Levers:
     """What is switched on, and a sentence for the user on each thing that was asked for and is not."""
@@ -95,6 +98,11 @@ def computes_bfloat16_fast() -> bool:
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def gains_from_bfloat16(parameters: int) -> bool:
+    """Whether a model of that size trains faster so. On a CPU small ones only lose: each step casts all weights."""
+    return computes_bfloat16_fast() and (torch.cuda.is_available() or parameters >= CPU_BFLOAT16_PARAMETERS)
 
 
 def use_fast_norms(model: nn.Module) -> int:

@@ -188,7 +188,9 @@ def _trainer(
     measures = bool(config.eval.eval_steps and validation.rows)
     held = Dataset.from_file(str(validation.path)) if measures else None
     held = longest_rows(held, config.eval.per_device_eval_batch_size, 1) if measures else None
-    args = arguments.training_arguments(config, folder / "checkpoints", has_validation=measures)
+    args = arguments.training_arguments(
+        config, folder / "checkpoints", has_validation=measures, parameters=facts.parameters or 0
+    )
     args.max_steps, args.gradient_accumulation_steps = STEPS, accumulated
     args.save_strategy = args.eval_strategy = "no"
     args.load_best_model_at_end = False

@@ -28,6 +28,7 @@ from gemma_tune.workers import (
     evaluate,
     modeling,
     report,
+    sft,
     trainers,
 )
 from gemma_tune.workers.first_step import FirstStepCallback
@@ -127,7 +128,12 @@ def _warn(job: Job, message: str) -> None:
 
 def _train(job: Job, model, tokenizer, train_rows: Dataset, validation_rows: Dataset | None) -> Result:
     config, run = job.config, job.run
-    args = arguments.training_arguments(config, run.checkpoints_dir, has_validation=bool(validation_rows))
+    args = arguments.training_arguments(
+        config,
+        run.checkpoints_dir,
+        has_validation=bool(validation_rows),
+        parameters=job.facts.parameters or 0,
+    )
     adapter = adapters.adapter_config(config, model)
     start, origin = None, None
     if adapters.takes_from_base(adapter):
@@ -143,6 +149,8 @@ def _train(job: Job, model, tokenizer, train_rows: Dataset, validation_rows: Dat
     )
     if start:  # in a checkpoint it must say so: what is left of the base is found again by it
         trainer.model.peft_config["default"].init_lora_weights = start
+    for reason in trainer.levers.reasons if isinstance(trainer, sft.Trainer) else ():
+        _warn(job, reason)
     job.write("phase", name="training")
     _run(job, trainer)
     state = trainer.state

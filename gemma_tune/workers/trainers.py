@@ -5,13 +5,15 @@ The rows come as tokens (`preference`, `dataset`): the very ones that the data c
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
 
 from gemma_tune.config import RunConfig
 from gemma_tune.errors import ConfigError
@@ -111,7 +113,24 @@ def _grpo(config: RunConfig, given: dict) -> Trainer:
     from trl import GRPOTrainer
 
     earned = rewards.reward_function(config.objective, given["processing_class"])
-    return _stoppable(GRPOTrainer, GrpoPrompts)(**given, reward_funcs=[earned])
+    with _own_reference(given["model"]):
+        return _stoppable(GRPOTrainer, GrpoPrompts)(**given, reward_funcs=[earned])
+
+
+@contextmanager
+def _own_reference(model: PreTrainedModel | PeftModel) -> Iterator[None]:
+    """Lets a full GRPO hold to a copy of the model as it begins.
+
+    TRL would load the checkpoint's folder anew: with its towers, and without the adapter that was merged into the model.
+    """
+    from trl.trainer import grpo_trainer
+
+    loads = grpo_trainer.create_model_from_path
+    grpo_trainer.create_model_from_path = lambda *_, **__: copy.deepcopy(model).requires_grad_(False)
+    try:
+        yield
+    finally:
+        grpo_trainer.create_model_from_path = loads
 
 
 BUILDERS: dict[str, Callable[[RunConfig, dict], Trainer]] = {

@@ -127,3 +127,14 @@ def test_a_supervisor_that_took_over_lets_the_run_survive_too(begin):
     state = wait_over(folder)
     assert (state.outcome, state.attempt, state.resume_step) == ("finished", 2, 24)
     assert folder.overrides()[survival.BATCH] == 4
+
+
+def test_kto_keeps_two_answers_in_a_batch():
+    config = parse(
+        {
+            "objective": {"type": "kto"},
+            "train": {"per_device_train_batch_size": 2, "activation_checkpointing": False},
+        }
+    )
+    assert survival.smaller(config)["train.activation_checkpointing"] is True
+    assert survival.BATCH not in survival.smaller(config)

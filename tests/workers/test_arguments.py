@@ -114,12 +114,6 @@ def test_what_needs_validation_is_refused_without_it(tmp_path):
 
 
 # ---- what cannot be --------------------------------------------------------------------------------------------------
-def test_kto_needs_more_than_one_row_in_a_batch(tmp_path):
-    settings = parse(objective={"type": "kto"}, train={"per_device_train_batch_size": 1})
-    with pytest.raises(ConfigError, match="train.per_device_train_batch_size"):
-        arguments_of(settings, tmp_path)
-
-
 def test_liger_kernels_are_refused_without_a_gpu(tmp_path):
     with pytest.raises(ConfigError, match="train.use_liger_kernel"):
         arguments_of(parse(train={"use_liger_kernel": "on"}), tmp_path)

@@ -7,8 +7,10 @@ from trl import SFTTrainer
 from gemma_tune import config
 from gemma_tune.errors import ConfigError
 from gemma_tune.objectives import OBJECTIVES
-from gemma_tune.workers import adapters, arguments, modeling, trainers
+from gemma_tune.workers import adapters, arguments, modeling, train, trainers
 from gemma_tune.workers.validation import StoppableValidation, ValidationStopped
+
+from .conftest import events_of
 
 ROWS = Dataset.from_list([{"input_ids": [2, 9, 17, 30], "labels": [-100, 9, 17, 30]}] * 8)
 
@@ -57,3 +59,16 @@ def test_lora_reaches_the_layers_that_are_asked_for(build):
         trainer = build(method={"target_modules": wanted})
         names = {name.split(".")[-4] for name, one in trainer.model.named_parameters() if one.requires_grad}
         assert len(names) == layers
+
+
+@pytest.mark.training
+def test_grpo_on_whole_weights_holds_to_the_model_as_it_began(make_run):
+    """With the adapter of the stage before, which is merged into it: the folder of the base does not have that."""
+    first = make_run("train.learning_rate=0.01")
+    assert train.main([str(first.path)]) == 0
+    run = make_run(
+        f"model.id=run:{first.id}", "method.type=full", "objective.type=grpo", "objective.max_completion_length=4",
+        "train.max_steps=1",
+    )  # fmt: skip
+    assert train.main([str(run.path)]) == 0, events_of(run, "error")
+    assert events_of(run, "metrics")[0]["measures"]["kl"] == pytest.approx(0, abs=1e-6)

@@ -14,17 +14,17 @@ import os
 import platform
 import subprocess
 import sys
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import psutil
 
+from benchmarks.forecast_cases import CASES, SET_BEFORE, Case, model_config
+from benchmarks.speed_setup import tcmalloc
 from gemma_tune import catalog
 from gemma_tune.config import RunConfig, apply_overrides, parse
 from gemma_tune.forecast import LIBRARIES_BYTES, Device, Forecast, Lengths, forecast
 from gemma_tune.geometry import from_config
-from gemma_tune.runs import launch
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "forecast.md"
@@ -33,74 +33,6 @@ RESULTS = CACHE / "results.json"
 PATIENCE_SECONDS = 1_800
 PROMISED = 0.15  # the largest error
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-
-SHAPES = {  # the catalogue's card, and layers that are kept; None: all
-    "Gemma 3 270M": ("google/gemma-3-270m-it", None),
-    "Gemma 3 1B, 3 layers": ("google/gemma-3-1b-it", 3),
-    "Gemma 3 4B, 2 layers": ("google/gemma-3-4b-it", 2),
-    "Gemma 2 2B, 2 layers": ("google/gemma-2-2b-it", 2),
-    "Gemma 3n E2B, 2 layers": ("google/gemma-3n-E2B-it", 2),
-    "Gemma 4 E2B, 3 layers": ("google/gemma-4-E2B-it", 3),
-    "Gemma 4 12B, 2 layers": ("google/gemma-4-12B-it", 2),
-}
-NO_CHECKPOINTING = "train.activation_checkpointing=false"
-LORA, FULL, QLORA = "method.type=lora", "method.type=full", "method.type=qlora"
-
-
-@dataclass(frozen=True)
-class Case:
-    """Two steps of a model with these settings; `tokens`: lengths of the rows, the longest first."""
-
-    shape: str
-    tokens: tuple[int, ...]
-    overrides: tuple[str, ...]
-    allocator: str = "tcmalloc"
-
-    @property
-    def key(self) -> str:
-        return " | ".join((self.shape, ",".join(map(str, self.tokens)), *self.overrides, self.allocator))
-
-
-def _case(shape: str, tokens: tuple[int, ...], *overrides: str, allocator: str = "tcmalloc") -> Case:
-    batch = f"train.per_device_train_batch_size={len(tokens)}"
-    return Case(shape, tokens, (*overrides, batch), allocator)
-
-
-SHORT, MIXED, LONG, MANY = (256,), (400, 120, 60, 40), (900,), (200, 200, 200, 200)
-VALIDATED = "eval.eval_steps=1"
-CASES = (
-    _case("Gemma 3 270M", MIXED, LORA),
-    _case("Gemma 3 270M", LONG, LORA, VALIDATED),
-    _case("Gemma 3 270M", MIXED, LORA, NO_CHECKPOINTING),
-    _case("Gemma 3 270M", LONG, LORA, NO_CHECKPOINTING),
-    _case("Gemma 3 270M", MIXED, LORA, NO_CHECKPOINTING, "train.padding_free=false"),
-    _case(
-        "Gemma 3 270M", MIXED, LORA, NO_CHECKPOINTING, "method.r=64", "train.gradient_accumulation_steps=2"
-    ),
-    _case("Gemma 3 270M", MIXED, QLORA, NO_CHECKPOINTING),
-    _case("Gemma 3 270M", MIXED, QLORA, "method.quantization=int8"),
-    _case("Gemma 3 270M", MIXED, FULL),
-    _case("Gemma 3 270M", LONG, FULL, NO_CHECKPOINTING),
-    _case("Gemma 3 270M", MIXED, FULL, "train.optim=adafactor"),
-    _case("Gemma 3 270M", MIXED, FULL, "train.optim=adamw_8bit"),
-    _case("Gemma 3 270M", MIXED, FULL, "train.gradient_accumulation_steps=2", NO_CHECKPOINTING),
-    _case("Gemma 3 270M", (160, 80), "objective.type=dpo", LORA),
-    _case("Gemma 3 270M", MIXED, LORA, allocator="system"),
-    _case("Gemma 3 270M", LONG, LORA, NO_CHECKPOINTING, allocator="system"),
-    _case("Gemma 3 270M", MIXED, FULL, allocator="system"),
-    _case("Gemma 3 1B, 3 layers", MIXED, LORA),
-    _case("Gemma 3 1B, 3 layers", MANY, LORA, NO_CHECKPOINTING),
-    _case("Gemma 3 1B, 3 layers", SHORT, FULL),
-    _case("Gemma 3 1B, 3 layers", SHORT, FULL, "train.optim=adafactor"),
-    _case("Gemma 3 4B, 2 layers", SHORT, LORA, NO_CHECKPOINTING),
-    _case("Gemma 3 4B, 2 layers", SHORT, QLORA),
-    _case("Gemma 2 2B, 2 layers", SHORT, LORA),
-    _case("Gemma 2 2B, 2 layers", MIXED, LORA, NO_CHECKPOINTING),
-    _case("Gemma 3n E2B, 2 layers", SHORT, LORA, NO_CHECKPOINTING),
-    _case("Gemma 4 E2B, 3 layers", MIXED, LORA, NO_CHECKPOINTING),
-    _case("Gemma 4 E2B, 3 layers", SHORT, QLORA),
-    _case("Gemma 4 12B, 2 layers", SHORT, LORA),
-)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -157,7 +89,7 @@ def allocator_environment(case: Case) -> dict[str, str]:
     """As a run has it, or the system's own. Raises RuntimeError where tcmalloc is not installed."""
     if case.allocator == "system":
         return {}
-    if library := launch._tcmalloc():
+    if library := tcmalloc():
         return {"LD_PRELOAD": library}
     raise RuntimeError("Install tcmalloc first: apt-get install libtcmalloc-minimal4")
 
@@ -177,38 +109,13 @@ def forecast_of(case: Case) -> Forecast:
     config = config_of(case)
     shape = from_config(json.loads((Path(config.model.id) / "config.json").read_text()))
     memory = psutil.virtual_memory()
-    device = Device(
-        "cpu",
-        "this CPU",
-        1,
-        memory.total,
-        memory.available,
-        cores=1,
-        bfloat16=False,
-        allocator=case.allocator,
-    )
+    where = {"kind": "cpu", "name": "this CPU", "count": 1, "bfloat16": False, "allocator": case.allocator}
+    device = Device(memory_bytes=memory.total, free_bytes=memory.available, **where)
     counts = sorted((sum(row) for row in _counts(case)), reverse=True)
     learned = sum(answer for _, answer in _counts(case)) / sum(counts)
     return forecast(
         config, shape, device, Lengths(len(counts), sum(counts), counts[0], learned, tuple(counts))
     )
-
-
-def model_config(shape: str) -> dict:
-    """The text model's config.json."""
-    model_id, layers = SHAPES[shape]
-    values = dict(catalog.config_of(model_id))
-    multimodal = catalog.MODEL_TYPES[values["model_type"]]
-    values["model_type"] += "_text" if multimodal else ""
-    if layers is None:
-        return values
-    values["num_hidden_layers"] = layers
-    values.pop("num_kv_shared_layers", None)
-    if values["model_type"] == "gemma3n_text":
-        values |= {"num_kv_shared_layers": 0, "activation_sparsity_pattern": [0.95] * layers}
-    if "layer_types" in values or values["model_type"] in ("gemma3n_text", "gemma3_text"):
-        values["layer_types"] = ["sliding_attention"] * (layers - 1) + ["full_attention"]
-    return values
 
 
 def _model(shape: str) -> Path:
@@ -310,6 +217,10 @@ def render(results: dict[str, dict]) -> str:
         f"{version('torch')}, transformers {version('transformers')}, TRL {version('trl')}.",
         "",
         f"{within} of {len(done)} within {PROMISED:.0%}; the largest error is {max(errors, default=0):.0%}.",
+        "",
+        "The constants of activations come from the live tensors of small models. What an allocator keeps, what optimizers "
+        "take for a moment and the chunks of TRL's loss were fitted to rows of this table; its last "
+        f"{SET_BEFORE} rows were measured afterwards.",
         "",
         "| model | tokens of the rows | settings | measured | forecast | error |",
         "|---|---|---|---|---|---|",

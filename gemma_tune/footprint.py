@@ -211,9 +211,8 @@ class Footprint:
         if work.head == "whole":
             return LOGIT_COPIES * work.learned * vocabulary * FLOAT + around
         if work.head == "chunked":
-            return (
-                TRL_COPIES * min(work.tokens, TRL_TOKENS) * min(vocabulary, TRL_VOCABULARY) * FLOAT + around
-            )
+            chunk = min(work.tokens, TRL_TOKENS) * min(vocabulary, TRL_VOCABULARY) * FLOAT
+            return TRL_COPIES[work.device] * chunk + around
         width = 2 if work.bfloat16 else work.weight_bytes
         scores = min(work.learned * vocabulary * width, HEAD_BYTES[work.device])
         wide = FLOAT / width if width < FLOAT and work.device != "cpu" else 0  # on a CPU block by block

@@ -14,7 +14,7 @@ from gemma_tune.footprint import Footprint, Share, Work
 from gemma_tune.geometry import Geometry
 
 LIBRARIES_BYTES = {
-    "cpu": 650_000_000,
+    "cpu": 525_000_000,
     "cuda": 800_000_000,
 }  # what a worker holds before a model: imports; CUDA context
 WASTE = {"cpu": 0.0, "cuda": 0.06}  # of the rest: what the allocator holds beside it

@@ -20,6 +20,7 @@ from gemma_tune.geometry import Geometry, from_config
 from gemma_tune.hub_adapters import RUN_PREFIX
 from gemma_tune.runs.folder import find_run
 from gemma_tune.runs.hardware import Sampler, usable_cores
+from gemma_tune.runs.launch import allocator
 
 WITHOUT_BFLOAT16 = ("T4", "V100", "P100", "GTX", "RTX 20")  # NVIDIA's generations before Ampere
 LONGEST_ROWS = 1024  # the largest batch there may be
@@ -94,7 +95,14 @@ def device_of(config: RunConfig) -> Device:
     if not used:
         memory = psutil.virtual_memory()  # bfloat16: "auto" computes in float32 without a GPU
         return Device(
-            "cpu", "this CPU", 1, memory.total, memory.available, cores=usable_cores(), bfloat16=False
+            "cpu",
+            "this CPU",
+            1,
+            memory.total,
+            memory.available,
+            cores=usable_cores(),
+            bfloat16=False,
+            allocator="tcmalloc" if allocator() else "system",
         )
     free = min(gpu["memory_total_bytes"] - gpu["memory_used_bytes"] for gpu in used)
     total, name = min(gpu["memory_total_bytes"] for gpu in used), used[0]["name"]

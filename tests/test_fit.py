@@ -102,7 +102,7 @@ def test_experts_make_qlora_no_way_out():
 def test_shorter_rows_say_how_many_lose_their_end():
     _, found = ways(gpu(80), "train.packing=true")
     shorter = next(way for way in found if "train.max_length" in way.changes)
-    assert shorter.costs == "At least 1,000 of 1,000 rows lose their end." or "of 1,000 rows" in shorter.costs
+    assert "of 1,000 rows lose their end" in shorter.costs
     _, found = ways(gpu(80), lengths=None)
     assert any("lose their end" in way.costs for way in found)
 

@@ -85,7 +85,7 @@ def worker_environment(run_path: Path, values: Mapping[str, Any]) -> dict[str, s
             "ACCELERATE_MIXED_PRECISION": "no",  # Trainer decides by its own arguments
             "ACCELERATE_DYNAMO_BACKEND": "no",
         }
-    return environment | _visible_gpus(devices, processes) | _allocator()
+    return environment | _visible_gpus(devices, processes) | allocator()
 
 
 def process_count(values: Mapping[str, Any]) -> int:
@@ -118,7 +118,7 @@ def _visible_gpus(devices: Mapping[str, Any], processes: int) -> dict[str, str]:
     )
 
 
-def _allocator() -> dict[str, str]:
+def allocator() -> dict[str, str]:
     """tcmalloc for the worker where it is installed: glibc's malloc gives every freed chunk's pages back at once."""
     preloaded = os.environ.get("LD_PRELOAD", "")
     library = _tcmalloc()

@@ -151,6 +151,7 @@ def test_every_state_and_cause_has_words():
         "disk",
         "nan_loss",
         "killed",
+        "peer",
         "bug",
     }
 

@@ -12,7 +12,8 @@ test: $(VENV)/.test chromium
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not browser and not training"
-	$(BIN)/python -m pytest -m training
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m training --ignore tests/test_promise.py
+	$(BIN)/python -m pytest -m training tests/test_promise.py
 	$(BIN)/python -m pytest -m browser
 
 lint: $(VENV)/.test

@@ -395,7 +395,8 @@ def our_rows(store: Store, folder, output, max_length: int) -> list[tuple[list[i
     run.data_dir.mkdir(parents=True)
     every = np.arange(len(store))
     wanted = config.parse({"train": {"max_length": max_length}})
-    side, _ = dataset.encode(run, dataset.Rows(store, every, every[:0]), wanted, found)
+    chat = ChatTokenizer.from_folder(folder)
+    side, _ = dataset.encode(run, dataset.Rows(store, every, every[:0]), wanted, found, chat)
     written = [(row["input_ids"], row["labels"]) for row in Dataset.from_file(str(side.path))]
     assert written == kept and side.rows == len(kept)
     assert side.tokens == sum(len(ids) for ids, _ in kept)

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from trl import SFTConfig
 
 from gemma_tune.config import RunConfig
+from gemma_tune.workers import modeling
 from gemma_tune.workers.documents import PER_DOCUMENT
 
 NATIVE_PACKING = ("flex_attention", "flash_attention_2")  # keep documents apart by themselves
@@ -96,7 +97,7 @@ def computes_bfloat16_fast() -> bool:
     Others emulate it: measured on an AVX2 CPU, products take 8 to 250 times as long as in float32.
     """
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return modeling.computes_bfloat16()
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 

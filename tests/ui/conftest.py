@@ -11,7 +11,11 @@ import time
 import urllib.request
 from pathlib import Path
 
+import gradio as gr
 import pytest
+
+from gemma_tune.ui import setup
+from gemma_tune.ui.form import SetUp
 
 ROOT = Path(__file__).parent.parent.parent
 CHROMIUM_FLAGS = [
@@ -55,6 +59,13 @@ class App:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait()
             self.process = None
+
+
+@pytest.fixture(scope="module")
+def tab() -> SetUp:
+    """The Set up tab as it is before a browser opens it."""
+    with gr.Blocks():
+        return setup.build()
 
 
 @pytest.fixture(scope="session")

@@ -4,21 +4,14 @@ import csv
 import json
 from pathlib import Path
 
-import gradio as gr
 import pytest
 
 from gemma_tune import data
 from gemma_tune.config import RunConfig
 from gemma_tune.errors import DataError
-from gemma_tune.ui import checks, data_events, data_rows, data_sources, setup
+from gemma_tune.ui import checks, data_events, data_rows, data_sources
 from gemma_tune.ui.data_step import FIELDS
 from gemma_tune.ui.form import SetUp
-
-
-@pytest.fixture(scope="module")
-def tab() -> SetUp:
-    with gr.Blocks():
-        return setup.build()
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,6 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-import gradio as gr
 import pytest
 
 from gemma_tune import outlook
@@ -14,19 +13,12 @@ from gemma_tune.config import parse
 from gemma_tune.errors import RunError
 from gemma_tune.fit import make_it_fit
 from gemma_tune.forecast import Device, Lengths, forecast
-from gemma_tune.ui import fitting, forecast_panel, forecast_views, measuring, setup
-from gemma_tune.ui.form import SetUp
+from gemma_tune.ui import fitting, forecast_panel, forecast_views, measuring
 
 CPU = Device("cpu", "this CPU", 1, 16 << 30, 12 << 30, cores=2, bfloat16=False)
 ROWS = Lengths(1000, 300_000, 900, 0.5, tuple(range(900, 400, -1)))
 FULL_4B = parse({"model": {"id": "google/gemma-3-4b-it"}, "method": {"type": "full"}})
 SHAPE_4B = outlook.geometry_of("google/gemma-3-4b-it")
-
-
-@pytest.fixture(scope="module")
-def tab() -> SetUp:
-    with gr.Blocks():
-        return setup.build()
 
 
 @pytest.fixture(autouse=True)

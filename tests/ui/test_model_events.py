@@ -2,21 +2,14 @@
 
 from types import SimpleNamespace
 
-import gradio as gr
 import pytest
 
 from gemma_tune import hub, hub_access
 from gemma_tune.catalog import MODELS
 from gemma_tune.errors import AccessError, ModelError
 from gemma_tune.runs.state import State
-from gemma_tune.ui import model_events, models, setup
+from gemma_tune.ui import model_events, models
 from gemma_tune.ui.form import SetUp
-
-
-@pytest.fixture(scope="module")
-def tab() -> SetUp:
-    with gr.Blocks():
-        return setup.build()
 
 
 @pytest.fixture(autouse=True)

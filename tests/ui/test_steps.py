@@ -1,15 +1,8 @@
-import gradio as gr
 import pytest
 
 from gemma_tune.config import RunConfig, parse
-from gemma_tune.ui import method_views, setup, steps
+from gemma_tune.ui import method_views, steps
 from gemma_tune.ui.form import SetUp
-
-
-@pytest.fixture(scope="module")
-def tab() -> SetUp:
-    with gr.Blocks():
-        return setup.build()
 
 
 def named(tab: SetUp, updates: dict) -> dict:

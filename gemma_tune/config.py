@@ -16,6 +16,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from gemma_tune import support
 from gemma_tune.errors import ConfigError, Fault, shown
 from gemma_tune.sections import ADVANCED_LORA, ADVANCED_OBJECTIVE, ADVANCED_TRAINER, RunConfig
 
@@ -143,67 +144,70 @@ def cross_faults(config: RunConfig) -> list[Fault]:
 
 def _combinations(config: RunConfig) -> list[Fault]:
     """What cannot be asked for together."""
-    faults = []
-    method, goal, train, devices = config.method, config.objective, config.train, config.devices
+    unsupported = support.fault_of(config, model_type="")
+    return [*([unsupported] if unsupported else []), *_learning_faults(config), *_device_faults(config)]
 
-    def refuse(where: str, value: object, rule: str, way_out: str) -> None:
-        faults.append(Fault(where, shown(value), rule, way_out))
 
-    if method.type == "qlora" and method.init_lora_weights in ("pissa", "olora", "loftq"):
-        refuse("method.init_lora_weights", method.init_lora_weights, "It needs the unquantized weights of the base.",
-               "Choose default or gaussian, or the method lora.")  # fmt: skip
-    if method.type == "qlora" and devices.distributed_type != "ddp" and devices.num_processes > 1:
-        refuse("devices.distributed_type", devices.distributed_type, "A quantized base is not shared out between GPUs here.",
-               "Choose ddp, or the method lora.")  # fmt: skip
+def _learning_faults(config: RunConfig) -> list[Fault]:
+    goal, train, faults = config.objective, config.train, []
+    rows = train.per_device_train_batch_size
     if goal.type == "grpo" and goal.reward == "regex":
-        try:
-            re.compile(goal.reward_pattern)
-        except re.error as error:
-            refuse(
-                "objective.reward_pattern",
-                goal.reward_pattern,
-                f"This is no regular expression: {error}.",
-                "Mend it.",
-            )
-        if not goal.reward_pattern:
-            refuse(
-                "objective.reward_pattern",
-                "",
-                "The reward regex needs a pattern.",
-                r"Write one, for instance \d+.",
-            )
-    batch = train.per_device_train_batch_size * train.gradient_accumulation_steps * devices.num_processes
+        faults += _pattern_faults(goal.reward_pattern)
+    batch = rows * train.gradient_accumulation_steps * config.devices.num_processes
     if goal.type == "grpo" and batch % goal.num_generations:
-        refuse("objective.num_generations", goal.num_generations,
-               f"It must divide the {batch} answers of a step (batch size × accumulation × processes).",
-               "Choose a batch size that is a multiple of it.")  # fmt: skip
-    if goal.type == "kto" and train.per_device_train_batch_size < 2:
-        refuse("train.per_device_train_batch_size", train.per_device_train_batch_size,
-               "KTO compares the answers of a batch, so it needs at least two.", "Set it to 2 or more.")  # fmt: skip
+        faults.append(
+            Fault("objective.num_generations", shown(goal.num_generations),
+                  f"It must divide the {batch} answers of a step (batch size × accumulation × processes).",
+                  "Choose a batch size that is a multiple of it.")
+        )  # fmt: skip
+    if goal.type == "kto" and rows < 2:
+        faults.append(
+            Fault("train.per_device_train_batch_size", shown(rows),
+                  "KTO compares the answers of a batch, so it needs at least two.", "Set it to 2 or more.")
+        )  # fmt: skip
     for name in ("early_stopping_patience", "load_best_model_at_end"):
-        if getattr(config.eval, name) and not config.eval.eval_steps:
-            refuse(f"eval.{name}", getattr(config.eval, name), "It needs validations, and there are none.",
-                   "Set eval.eval_steps, for instance to 0.1.")  # fmt: skip
+        if (value := getattr(config.eval, name)) and not config.eval.eval_steps:
+            faults.append(
+                Fault(f"eval.{name}", shown(value), "It needs validations, and there are none.",
+                      "Set eval.eval_steps, for instance to 0.1.")
+            )  # fmt: skip
+    return faults
+
+
+def _pattern_faults(pattern: str) -> list[Fault]:
+    where = "objective.reward_pattern"
+    if not pattern:
+        return [Fault(where, shown(""), "The reward regex needs a pattern.", r"Write one, for instance \d+.")]
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        return [Fault(where, shown(pattern), f"This is no regular expression: {error}.", "Mend it.")]
+    return []
+
+
+def _device_faults(config: RunConfig) -> list[Fault]:
+    devices, faults = config.devices, []
+
+    def refuse(name: str, rule: str, way_out: str) -> None:
+        faults.append(Fault(f"devices.{name}", shown(getattr(devices, name)), rule, way_out))
+
+    if config.method.type == "qlora" and devices.distributed_type != "ddp" and devices.num_processes > 1:
+        refuse("distributed_type", "A quantized base is not shared out between GPUs here.",
+               "Choose ddp, or the method lora.")  # fmt: skip
     if devices.num_machines > 1 and not devices.main_process_ip:
         refuse(
-            "devices.main_process_ip",
-            "",
+            "main_process_ip",
             "Several hosts need the address of host 0.",
             "Write its address, such as 10.0.0.1.",
         )
     if devices.machine_rank >= devices.num_machines:
-        refuse("devices.machine_rank", devices.machine_rank, f"With {devices.num_machines} hosts it is below {devices.num_machines}.",
-               "Count from 0.")  # fmt: skip
+        rule = f"With {devices.num_machines} hosts it is below {devices.num_machines}."
+        refuse("machine_rank", rule, "Count from 0.")
     if devices.gpu_ids and not re.fullmatch(r"\d+(,\d+)*", devices.gpu_ids):
-        refuse(
-            "devices.gpu_ids",
-            devices.gpu_ids,
-            "GPUs are numbers with commas between them.",
-            "Write 0,1 for the first two.",
-        )
+        refuse("gpu_ids", "GPUs are numbers with commas between them.", "Write 0,1 for the first two.")
     elif devices.gpu_ids and len(set(devices.gpu_ids.split(","))) != devices.num_processes:
-        refuse("devices.gpu_ids", devices.gpu_ids, f"There is one process for each GPU, and {devices.num_processes} processes are asked for.",
-               "Name as many GPUs as processes.")  # fmt: skip
+        rule = f"There is one process for each GPU, and {devices.num_processes} processes are asked for."
+        refuse("gpu_ids", rule, "Name as many GPUs as processes.")
     return faults
 
 

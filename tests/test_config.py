@@ -175,6 +175,7 @@ def test_a_setting_applies_only_beside_those_that_it_belongs_to():
     ("values", "where"),
     [
         ({"method": {"type": "qlora", "init_lora_weights": "pissa"}}, "method.init_lora_weights"),
+        ({"method": {"use_dora": True, "init_lora_weights": "pissa"}}, "method.use_dora"),
         ({"objective": {"type": "grpo", "reward": "regex"}}, "objective.reward_pattern"),
         (
             {"objective": {"type": "grpo", "reward": "regex", "reward_pattern": "("}},

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gemma_tune import support
 from gemma_tune.errors import Fault, shown
 from gemma_tune.runs.hardware import Sampler, has_accelerator
 
@@ -82,7 +83,7 @@ def deepspeed_config(devices: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def host_faults(config: RunConfig) -> list[Fault]:
-    """What the section `devices` asks for and this host lacks."""
+    """What the section `devices` asks for and this host lacks, and what is computed on a GPU only."""
     devices = config.devices
     faults = []
     if devices.num_processes * devices.num_machines > 1 and devices.distributed_type != "ddp":
@@ -101,6 +102,8 @@ def host_faults(config: RunConfig) -> list[Fault]:
                   f"There is one process for each GPU, and this host has {len(gpus)}.",
                   f"Set it to {len(gpus)} or fewer.")
         )  # fmt: skip
+    if unsupported := support.fault_of(config, model_type="", has_gpu=has_accelerator()):
+        faults.append(unsupported)
     return faults
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from gemma_tune import data
+from gemma_tune import data, outlook
 from gemma_tune.config import RunConfig
 from gemma_tune.data.formats import FORMATS, convert
 from gemma_tune.data.sources import HUB, TFDS, hub_size_bytes
@@ -154,8 +154,10 @@ def _judged(
 ) -> Iterator[Updates]:
     """The report, for an objective that these data allow: another one is chosen where they do not."""
     kinds = method_events.kinds_of(report)
-    objective = method_views.fitting(config.objective.type, kinds)
-    offered = method_events.offered(tab, kinds, objective)
+    shape = outlook.geometry_of(config.model.id, config.model.revision)
+    model_type = shape.generation if shape else ""
+    objective = method_views.fitting(config.objective.type, kinds, model_type)
+    offered = method_events.offered(tab, kinds, model_type, objective)
     if objective != config.objective.type:
         changed = config.objective.model_copy(update={"type": objective})
         config = config.model_copy(update={"objective": changed})

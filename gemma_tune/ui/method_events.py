@@ -98,12 +98,12 @@ def kinds_of(report: Report) -> tuple[str, ...]:
     return tuple(KINDS[kind] for kind in np.unique(facts["kind"])) if len(facts) else ()
 
 
-def offered(tab: SetUp, kinds: Collection[str], objective: str) -> Updates:
-    """The objectives that these data allow, and why the others are not among them."""
-    choices = method_views.objective_choices(kinds)
+def offered(tab: SetUp, kinds: Collection[str], model_type: str, objective: str) -> Updates:
+    """The objectives that data and model allow, and why the others are not among them."""
+    choices = method_views.objective_choices(kinds, model_type)
     return {
         tab.form.widgets["objective.type"]: gr.update(choices=choices, value=objective),
-        tab.parts["left_out"]: method_views.left_out(kinds),
+        tab.parts["left_out"]: method_views.left_out(kinds, model_type),
     }
 
 

@@ -11,6 +11,7 @@ from gemma_tune.config import field_of
 from gemma_tune.data.fitting import WORDS
 from gemma_tune.objectives import OBJECTIVES, Advice, Objective
 from gemma_tune.objectives import advice as advised
+from gemma_tune.support import refusal
 
 METHODS = [
     ("LoRA\nTrains a small adapter beside the frozen model: little memory, hard to break", "lora"),
@@ -32,9 +33,13 @@ def fits(one: Objective, kinds: Collection[str]) -> bool:
     return not kinds or bool(set(kinds) & set(one.rows))
 
 
-def objective_choices(kinds: Collection[str] = ()) -> list[tuple[str, str]]:
-    """(label, name) of the objectives that these data allow."""
-    return [(_label(one, kinds), one.name) for one in OBJECTIVES.values() if fits(one, kinds)]
+def objective_choices(kinds: Collection[str] = (), model_type: str = "") -> list[tuple[str, str]]:
+    """(label, name) of the objectives that these data and this kind of model allow; "" is a model not known yet."""
+    return [
+        (_label(one, kinds), one.name)
+        for one in OBJECTIVES.values()
+        if fits(one, kinds) and not refusal(model_type, one.name)
+    ]
 
 
 def _label(one: Objective, kinds: Collection[str]) -> str:
@@ -47,26 +52,28 @@ def _label(one: Objective, kinds: Collection[str]) -> str:
     return f"{SHORT.get(one.name, one.label)}\n{one.explained}"
 
 
-def fitting(objective: str, kinds: Collection[str]) -> str:
-    """The objective itself where the data allow it, else the first that they do."""
-    allowed = [name for _, name in objective_choices(kinds)]
+def fitting(objective: str, kinds: Collection[str], model_type: str = "") -> str:
+    """The objective itself where data and model allow it, else the first that they do."""
+    allowed = [name for _, name in objective_choices(kinds, model_type)]
     return objective if objective in allowed or not allowed else allowed[0]
 
 
-def left_out(kinds: Collection[str]) -> str:
-    """Which objectives these data do not allow, each with what it would need."""
+def left_out(kinds: Collection[str], model_type: str = "") -> str:
+    """Which objectives these data or this kind of model do not allow, each with what it would need."""
     missing = [one for one in OBJECTIVES.values() if not fits(one, kinds)]
-    if not missing:
+    allowed = [one for one in OBJECTIVES.values() if fits(one, kinds)]
+    refused = [(one.label, reason) for one in allowed if (reason := refusal(model_type, one.name))]
+    count = len(missing) + len(refused)
+    if not count:
         return ""
-    have = " and ".join(WORDS[kind] for kind in WORDS if kind in kinds)
-    items = "".join(
-        f"<li><b>{escape(one.label)}</b> needs {escape(_any_of(one.rows))}</li>" for one in missing
-    )
-    few = "One other needs" if len(missing) == 1 else f"{len(missing)} others need"
-    return (
-        f'<details class="gt-quiet-fold"><summary>{few} other data than {escape(have)}</summary>'
-        f"<ul>{items}</ul></details>"
-    )
+    items = [f"<li><b>{escape(one.label)}</b> needs {escape(_any_of(one.rows))}</li>" for one in missing]
+    items += [f"<li><b>{escape(label)}</b>: {escape(reason)}</li>" for label, reason in refused]
+    if refused:
+        words = ("One other is" if count == 1 else f"{count} others are") + " not offered here"
+    else:
+        have = " and ".join(WORDS[kind] for kind in WORDS if kind in kinds)
+        words = ("One other needs" if count == 1 else f"{count} others need") + f" other data than {have}"
+    return f'<details class="gt-quiet-fold"><summary>{escape(words)}</summary><ul>{"".join(items)}</ul></details>'
 
 
 def _any_of(kinds: Sequence[str]) -> str:

@@ -125,3 +125,8 @@ def test_what_this_host_lacks_is_said_before_the_start(gpus, monkeypatch, gpu_co
     faults = sharing.host_faults(parse({"devices": devices}))
     assert [fault.where for fault in faults] == ([where] if where else [])
     assert all(fault.rule and fault.way_out for fault in faults)
+
+
+def test_an_adapter_start_that_needs_a_gpu_is_refused_before_the_run():
+    wanted = parse({"method": {"init_lora_weights": "loftq"}})
+    assert [fault.where for fault in sharing.host_faults(wanted)] == ["method.init_lora_weights"]

@@ -2,20 +2,13 @@
 
 from types import SimpleNamespace
 
-import gradio as gr
 import numpy as np
 import pytest
 
 from gemma_tune.config import applies
 from gemma_tune.data.facts import KINDS
-from gemma_tune.ui import method_events, method_views, setup
+from gemma_tune.ui import method_events, method_views
 from gemma_tune.ui.form import CONDITIONAL, SetUp
-
-
-@pytest.fixture(scope="module")
-def tab() -> SetUp:
-    with gr.Blocks():
-        return setup.build()
 
 
 def values(tab: SetUp, **changes) -> dict:
@@ -129,3 +122,12 @@ def test_values_read_as_people_write_them():
         "8",
         "nf4",
     ]
+
+
+def test_a_reward_model_is_not_offered_where_transformers_has_none():
+    names = [name for _, name in method_views.objective_choices(("pair",), "gemma4")]
+    assert "reward" not in names and {"dpo", "orpo"} <= set(names)
+    assert "reward" in [name for _, name in method_views.objective_choices(("pair",), "gemma3_text")]
+    said = method_views.left_out(("pair",), "gemma4")
+    assert "no reward model of this architecture" in said and "not offered here" in said
+    assert method_views.fitting("reward", ("pair",), "gemma4") == "sft"

@@ -143,7 +143,11 @@ def test_words_are_those_of_the_configuration_and_of_the_worker():
     with pytest.raises(ConfigError) as caught:
         config.parse({"method": {"type": "qlora", "init_lora_weights": "pissa"}})
     assert caught.value.faults == (support.fault("gemma2", method_type="qlora", init_lora_weights="pissa"),)
-    dora = config.parse({"method": {"use_dora": True, "init_lora_weights": "pissa"}})
+    values = {"method": {"use_dora": True, "init_lora_weights": "pissa"}}
+    dora = config.RunConfig.model_validate(values)  # the worker refuses what nobody has looked at before, too
+    with pytest.raises(ConfigError) as caught:
+        config.parse(values)
+    assert caught.value.faults == (support.fault_of(dora, "gemma2"),)
     with pytest.raises(ConfigError) as caught:
         arguments.lora_config(dora, ["q_proj"])
     assert caught.value.faults == (support.fault_of(dora, "gemma2"),)

@@ -17,7 +17,7 @@ TAIL_LINES = 40  # of the log go into the `ended` event
 DISK_FULL_BYTES = 1_000_000
 MEMORY_FULL_SHARE = 0.95  # of the machine's memory in the last sample before a SIGKILL
 SIGKILL_CODES = (-signal.SIGKILL, 128 + signal.SIGKILL)
-KILLED_CODES = (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGKILL, 128 + signal.SIGTERM)
+KILLED_CODES = (*SIGKILL_CODES, -signal.SIGTERM, 128 + signal.SIGTERM)
 
 LOG_CAUSES = (  # the first that matches counts
     ("disk", re.compile(r"No space left on device|\[Errno 28\]|Disk quota exceeded")),

@@ -17,12 +17,12 @@ from pathlib import Path
 from gemma_tune.config import RunConfig
 from gemma_tune.errors import RunError
 from gemma_tune.runs.launch import worker_environment
+from gemma_tune.runs.verdict import SIGKILL_CODES
 
 KEPT = 16
 LOG_LINES = 12
 GRACE_SECONDS = 3.0
 FAULT_EXIT = 3  # of the worker: what it printed says what to mend
-KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
 
 _measured: OrderedDict[str, dict] = OrderedDict()
 
@@ -140,7 +140,7 @@ def _ended(code: int, log: list[str]) -> RunError:
         return RunError.at("measure", "", "It was stopped.", "The estimate stands.")
     if code == FAULT_EXIT:
         return RunError.at("measure", "", " ".join(log), "")
-    if code in KILLED:
+    if code in SIGKILL_CODES:
         return RunError.at(
             "measure", "", "It was ended by the system, most likely because the memory was not enough.",
             "Take one of the ways to make it fit.",

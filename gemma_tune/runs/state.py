@@ -95,8 +95,8 @@ class State:
 
     @property
     def can_compare(self) -> bool:
-        """Whether there is anything tuned to load: the saved model or a checkpoint."""
-        return bool(self.saved or self.checkpoints)
+        """Whether there is anything tuned that answers: the saved model or a checkpoint. A reward model writes nothing."""
+        return bool(self.saved or self.checkpoints) and self.objective != "reward"
 
     @property
     def progress(self) -> float:

@@ -262,9 +262,8 @@ def notice(state: State) -> dict | None:
         text = "The model is saved and ready."
         if state.warnings:
             text += " " + " ".join(state.warnings[-3:])
-        return _notice(
-            "good", "Finished", text, "Ask base and tuned the same question and see the difference."
-        )
+        ask = "Ask base and tuned the same question and see the difference." if state.can_compare else ""
+        return _notice("good", "Finished", text, ask)
     if state.warnings:
         return _notice("warm", "Please note", " ".join(state.warnings[-3:]), "")
     return None

@@ -199,3 +199,10 @@ def test_a_run_that_goes_on_smaller_forgets_the_cause_and_adds_up_its_time():
 def test_a_step_told_again_replaces_what_was_told_after_it():
     told = [{"kind": "metrics", "step": step, "loss": float(step)} for step in (1, 2, 3, 2)]
     assert [point[0] for point in fold(told).train_points] == [1, 2]
+
+
+def test_a_reward_model_answers_nothing_so_there_is_nothing_to_compare():
+    created = {"kind": "created", "seq": 1, "objective": "reward"}
+    saved = {"kind": "saved", "seq": 2, "path": "model", "bytes": 1}
+    assert not fold([created, saved]).can_compare
+    assert fold([created | {"objective": "dpo"}, saved]).can_compare

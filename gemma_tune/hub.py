@@ -34,6 +34,7 @@ __all__ = [
 
 TIMEOUT_SECONDS = 5.0
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json")
+IMAGE_FILES = ("processor_config.json", "preprocessor_config.json")  # either says how a model reads images
 _MODEL_ID = re.compile(r"(?=.{3,96}$)[A-Za-z0-9][\w.-]*/[\w.-]+")  # the Hub allows 96 characters
 
 
@@ -156,22 +157,39 @@ def config_path(model_id: str, revision: str = "main") -> Path | None:
 
 
 def tokenizer_folder(model_id: str, revision: str = "main", token: str | None = None) -> Path:
-    """A folder with the tokenizer's files; downloads nothing else."""
-    folder = local_folder(model_id) or _cached_folder(model_id, revision)
-    if folder and all((folder / name).is_file() for name in TOKENIZER_FILES[:2]):
+    """A folder with the tokenizer's files, and what says how images are read; downloads nothing else."""
+    local = local_folder(model_id)
+    folder = local or _cached_folder(model_id, revision)
+    whole = folder and all((folder / name).is_file() for name in TOKENIZER_FILES[:2])
+    if whole and (local or not _lacks_image_files(folder)):
         return folder
     if folder and hub_adapters.is_adapter(folder):  # saved without one: its base has it
         return tokenizer_folder(*_base(model_id, revision)[:2], token)
-    if local_folder(model_id):
+    if local:
         raise ModelError.at(
             model_id, str(folder), "The folder has no tokenizer.json and tokenizer_config.json.",
             "Name the folder that holds the whole model.",
         )  # fmt: skip
+    try:
+        return _tokenizer_download(model_id, revision, token)
+    except ModelError:
+        if whole:  # enough for text
+            return folder
+        raise
+
+
+def _lacks_image_files(folder: Path) -> bool:
+    """Whether a model that sees was kept without them, as it was before images were read here."""
+    sees = read_config(folder / "config.json", str(folder)).get("vision_config")
+    return bool(sees) and not any((folder / name).is_file() for name in IMAGE_FILES)
+
+
+def _tokenizer_download(model_id: str, revision: str, token: str | None) -> Path:
     info = _model_info(model_id, revision, token)
     names = {file.rfilename for file in info.siblings or []}
     paths = [
         _download(model_id, name, info.sha, token)
-        for name in (*TOKENIZER_FILES, "config.json")
+        for name in (*TOKENIZER_FILES, *IMAGE_FILES, "config.json")
         if name in names
     ]
     if not paths or "tokenizer.json" not in names:

@@ -10,6 +10,10 @@ from gemma_tune.sections import RunConfig
 
 # Transformers has a class for sequence classification of these, which a reward model is.
 REWARD_MODEL_TYPES = ("gemma", "gemma2", "gemma3_text", "gemma3")
+# Whose whole model is loaded and reads images. Gemma 3n's vision tower needs timm, and Transformers has no image processor
+# for gemma4_unified without torchvision.
+IMAGE_MODEL_TYPES = ("gemma3", "gemma4")
+IMAGE_ATTENTION = ("auto", "sdpa", "eager")  # an image's tokens see each other both ways, which others do not mask
 # Starts of an adapter that take a part of the base's weights out of the base.
 TAKES_FROM_BASE = ("pissa", "olora", "loftq")
 
@@ -58,9 +62,13 @@ def refusal(model_type: str, objective: str = "sft", method_type: str = "lora", 
     return found.rule if found else ""
 
 
-def fault_of(config: RunConfig, model_type: str, has_gpu: bool | None = None) -> Fault | None:
-    """The same of a whole configuration."""
+def fault_of(
+    config: RunConfig, model_type: str, has_gpu: bool | None = None, images: bool = False
+) -> Fault | None:
+    """The same of a whole configuration. `images`: whether its rows hold some."""
     method = config.method
+    if images and (found := _image_fault(config, model_type)):
+        return found
     return fault(
         model_type,
         config.objective.type,
@@ -69,3 +77,29 @@ def fault_of(config: RunConfig, model_type: str, has_gpu: bool | None = None) ->
         use_dora=method.use_dora,
         has_gpu=has_gpu,
     )
+
+
+# ---- rows with images ------------------------------------------------------------------------------------------------
+def _image_fault(config: RunConfig, model_type: str) -> Fault | None:
+    """Why rows with images cannot be learned from; None where they can."""
+    if model_type and model_type not in IMAGE_MODEL_TYPES:
+        return Fault(
+            "model.id", f"{config.model.id}, {model_type}", "The rows hold images, and this kind of model reads none here.",
+            f"Choose a model of one of these types: {', '.join(IMAGE_MODEL_TYPES)}; or take the images out of the rows.",
+        )  # fmt: skip
+    if config.objective.type != "sft":
+        return Fault("objective.type", config.objective.type, "Only answers are learned from rows with images.",
+                     "Choose sft, or take the images out of the rows.")  # fmt: skip
+    if config.train.packing:
+        return Fault("train.packing", "True", "Rows with images are not packed: each image masks its own row.",
+                     "Turn packing off.")  # fmt: skip
+    if config.devices.distributed_type != "ddp":
+        return Fault("devices.distributed_type", config.devices.distributed_type,
+                     "Sharing out a model with a vision tower was never tried here.",
+                     "Set it to ddp; where the model does not fit, choose the method qlora.")  # fmt: skip
+    attention = config.model.attn_implementation
+    if attention not in IMAGE_ATTENTION:
+        return Fault("model.attn_implementation", attention,
+                     "The tokens of an image see each other both ways, which it does not mask.",
+                     "Choose auto, sdpa or eager.")  # fmt: skip
+    return None

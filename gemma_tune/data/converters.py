@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from gemma_tune.data.placing import no_preferences
 from gemma_tune.data.rows import Message, RowFault
 from gemma_tune.data.turns import (
     SYSTEM_ROLES,
@@ -156,6 +157,9 @@ def looks_like_label(value: object) -> bool:
 
 def _preference(row: Fields) -> dict:
     sides = {name: _side(row, name, "assistant", f"The {name} answer") for name in ("chosen", "rejected")}
+    for name, side in sides.items():
+        if any("images" in turn for turn in side):
+            raise no_preferences(row.named(name))
     shared = _common_prefix(*sides.values())
     prompt = shared
     if row["prompt"] is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
@@ -18,6 +18,7 @@ from gemma_tune.data.findings import Finding, findings_of
 from gemma_tune.data.lengths import lengths_of
 from gemma_tune.data.parallel import Watch, unwatched
 from gemma_tune.data.prepare import Prepared, gather, rows_per_batch
+from gemma_tune.data.rendering import ChatTokenizer
 from gemma_tune.data.rows import Rejected
 from gemma_tune.data.tokens import NO_SINGLE_BOS, NO_TURN_END, Tokens, tokens_of
 from gemma_tune.errors import Fault, ModelError
@@ -68,10 +69,14 @@ def check(config: RunConfig, token: str | None = None, watch: Watch = unwatched)
     try:
         wanted = config.model.id, config.model.revision, token
         facts = hub.inspect_model(*wanted)
-        if found := support.fault_of(config, facts.model_type):
-            faults.append(found)
+        found = support.fault_of(config, facts.model_type, images=prepared.store.has_images)
+        faults += [found] if found and found not in faults else []
         folder = hub.tokenizer_folder(*wanted)
-        tokens = tokens_of(prepared.store, folder, learns_answers_only(config), watch)
+        unread = prepared.store.has_images and ChatTokenizer.from_folder(folder).no_images
+        if unread and not found:
+            faults.append(replace(unread, value=config.model.id))
+        if not unread:
+            tokens = tokens_of(prepared.store, folder, learns_answers_only(config), watch)
     except ModelError as error:
         faults += error.faults
     watch("looking", 0, None)
@@ -126,6 +131,7 @@ class _Measured:
         self.lengths, self.prompts = found.longest[self.rows], found.prompt[self.rows]
         self.learned, self.usable = found.learned[self.rows], found.usable[self.rows]
         self.cut = found.cut[self.rows]
+        self.image_ends = tokens.image_ends[self.rows]
         self.unlearnable = np.flatnonzero(~self.usable)
         self.total_tokens = int(found.used[self.rows[self.usable]].sum())
         self.refused = dict(tokens.refused()) if not self.lengths.all() else {}
@@ -143,6 +149,11 @@ class _Measured:
         length = f"{self.lengths[place]:,} tokens"
         if reason := self.refused.get(int(self.rows[place])):
             return Rejected(number, "", "", reason, "Take the row out, or choose another model.", file)
+        if self.image_ends[place] > self.max_length:
+            needed = max(self.image_ends[place], self.prompts[place] + 1)
+            rule = f"Its images reach beyond {self.max_length} tokens, and an image is never cut, so it is left out."
+            way_out = f"Set train.max_length to {needed} or more, or give it fewer images."
+            return Rejected(number, "", length, rule, way_out, file)
         if not self.usable[place]:
             rule = f"Its first {self.max_length} tokens hold no part of an answer, so it is left out."
             if self.config.objective.type == "reward":
@@ -168,7 +179,8 @@ class _Measured:
             rule = f"{told} have an answer that ends beyond this maximum length."
         elif len(self.unlearnable) == len(self.rows):
             rule = "No row keeps a token to learn from at this maximum length."
-        before = np.sort(self.lengths if self.config.objective.type == "reward" else self.prompts)
+        needs = np.maximum(self.prompts, self.image_ends - 1)
+        before = np.sort(self.lengths if self.config.objective.type == "reward" else needs)
         needed = before[len(before) - 1 - math.floor(UNLEARNABLE_SHARE * len(before))]
         way_out = (
             f"Set it above {needed:,}, so that nearly every row keeps some answer, or shorten the questions."

@@ -85,6 +85,9 @@ def noted(row: Row, part: int) -> tuple[tuple, np.ndarray]:
     other_characters = sum(map(len, other))
     plain_prompt, plain_answer = plain(prompt), plain(answer)
     text = f"{prompt}\n{answer}"
+    shown = "".join(
+        f"\0{one['file']}" for one in row.images
+    )  # the same question about another image is another one
     facts = (
         row.number & 0xFFFFFFFF,
         part,
@@ -95,13 +98,13 @@ def noted(row: Row, part: int) -> tuple[tuple, np.ndarray]:
         flags_of(text) | (SHORT if len(plain_answer) < SHORT_CHARACTERS else 0),
         SCRIPTS.index(script_of(row.whole_text())),  # without the names of the roles, which are Latin
         bool(row.tools),
-        hashed(f"{plain_prompt}\0{plain_answer}\0{row.label}"),
-        hashed(plain_prompt if row.messages else plain_answer),
+        hashed(f"{plain_prompt}\0{plain_answer}\0{row.label}{shown}"),
+        hashed((plain_prompt if row.messages else plain_answer) + shown),
         len(prompt),
         len(answer) - other_characters - len(other),  # which stand on lines of their own
         other_characters,
     )
-    return facts, sketch_of(f"{plain_prompt} {plain_answer}")
+    return facts, sketch_of(f"{plain_prompt} {plain_answer}", hashed(shown) if shown else 0)
 
 
 def plain(text: str) -> str:
@@ -160,15 +163,17 @@ def _script(code: int) -> str:
     return next(name for until, name in _RANGES if code < until)
 
 
-def sketch_of(text: str) -> np.ndarray:
+def sketch_of(text: str, salt: int = 0) -> np.ndarray:
     """(SKETCH,) of uint32: two texts share of their sketches about what they share of their 8-byte sequences.
+
+    Those of different salts share nothing.
 
     The smallest distinct hashes of those sequences (a bottom-k MinHash), EMPTY where there are fewer.
     """
     codes = text.encode("utf-8", "surrogatepass").ljust(WINDOW_BYTES)
     counts = [(len(codes) - offset) // WINDOW_BYTES for offset in range(WINDOW_BYTES)]
     windows = [np.frombuffer(codes, "<u8", count, offset) for offset, count in enumerate(counts) if count]
-    values = np.concatenate(windows) * np.uint64(0x9E3779B97F4A7C15)
+    values = (np.concatenate(windows) ^ np.uint64(salt)) * np.uint64(0x9E3779B97F4A7C15)
     values ^= values >> np.uint64(29)
     values = (values * np.uint64(0xBF58476D1CE4E5B9) >> np.uint64(32)).astype(np.uint32)
     smallest = (

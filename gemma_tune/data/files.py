@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import io
 import lzma
+import re
 import stat
 import zipfile
 import zlib
@@ -17,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -24,14 +26,17 @@ from gemma_tune import hub
 from gemma_tune.errors import DataError, shown
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".txt", ".md")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")  # read where a row names them
 KNOWN = "JSON, JSONL, CSV, TSV, Parquet or plain text"
 BLOCK_BYTES = 1 << 20
 HEAD_BYTES = 1 << 20
 MAX_UNPACKED_BYTES = 16_000_000_000  # of one packed file
 MAX_RATIO, RATIO_COUNTS_FROM_BYTES = 200, 100_000_000  # text packs about 10 to 1; a bomb 1,000 to 1
 MAX_FILES = 1_000
+LOOKED_AT = 100  # files of a folder within a folder, to tell whether it holds images
 MAX_ROW_BYTES = 32_000_000
 _AS_TEXT = f"Save it as {KNOWN} in UTF-8."
+_WITH_ROWS = "Choose it together with a data file whose rows name it, or a zip file of both."
 _AS_CSV = "Save the table as CSV and upload that."
 _BINARY = {  # how such a file begins -> what it is, the way out
     b"PK\x03\x04": ("an Excel file, or a zip file under another name", f"{_AS_CSV} A zip file needs a name that ends in .zip."),
@@ -42,8 +47,12 @@ _BINARY = {  # how such a file begins -> what it is, the way out
     b"BZh": ("a bzip2 file", f"Unpack it. {_AS_TEXT}"),
     b"\xfd7zXZ": ("an xz file", f"Unpack it. {_AS_TEXT}"),
     b"ARROW1": ("an Arrow file", "Save it as Parquet."),
+    b"\x89PNG": ("an image", _WITH_ROWS),
+    b"\xff\xd8\xff": ("an image", _WITH_ROWS),
+    b"RIFF": ("an image or a sound file", _WITH_ROWS),
+    b"GIF8": ("an image", _WITH_ROWS),
 }  # fmt: skip
-_UNPACKING = (gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
+UNPACKING = (gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
 _OUTSIDE = "Pack the file again without folders that lead outside it."
 
 
@@ -127,7 +136,7 @@ def told(label: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise DataError.at(label, None, "There is no such file.", "Upload it, or correct the path.") from None
-    except _UNPACKING as error:
+    except UNPACKING as error:
         raise DataError.at(
             label, str(error), "The packed file is damaged or cut off.", "Pack or upload it again."
         ) from None
@@ -163,6 +172,16 @@ def shown_name(path: Path) -> str:
     return path.name.encode("utf-8", "replace").decode()
 
 
+def safe_name(name: str) -> str:
+    """The name without what a path or a shell could read otherwise; its last two suffixes are kept (.jsonl.gz)."""
+    stem, *suffixes = name.split(".")
+    if not stem:
+        stem, suffixes = "upload", suffixes[-1:]
+    ends = [re.sub(r"[^A-Za-z0-9]+", "", suffix)[:10] for suffix in suffixes[-2:]]
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", ".".join([stem, *suffixes[:-2]])).strip(".-")[:60] or "upload"
+    return ".".join([stem, *filter(None, ends)])
+
+
 def _single(path: Path) -> DataFile:
     suffix = path.suffix.lower()
     return DataFile(path, shown_name(path), Path(path.stem).suffix.lower() if suffix == ".gz" else suffix)
@@ -181,7 +200,15 @@ def _of_folder(folder: Path) -> tuple[list[DataFile], list[str]]:
             found.append(_single(path))
         else:
             passed.append(shown_name(path))
+    passed = [name for name in passed if not _holds_images(folder / name)] if found else passed
     return _some(found, passed, shown_name(folder), "The folder")
+
+
+def _holds_images(path: Path) -> bool:
+    """Whether rows may name it: an image, or a folder that begins with some."""
+    if not path.is_dir():
+        return path.suffix.lower() in IMAGE_SUFFIXES
+    return any(one.suffix.lower() in IMAGE_SUFFIXES for one in islice(path.rglob("*"), LOOKED_AT))
 
 
 def _of_zip(path: Path) -> tuple[list[DataFile], list[str]]:
@@ -208,6 +235,8 @@ def _of_zip(path: Path) -> tuple[list[DataFile], list[str]]:
                 )
             else:
                 passed.append(entry.filename)
+    if found:
+        passed = [name for name in passed if not name.lower().endswith(IMAGE_SUFFIXES)]
     return _some(sorted(found, key=lambda one: one.member), passed, where, "The zip file")
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 from gemma_tune.data.converters import CONVERTERS, Fields, looks_like_label
+from gemma_tune.data.images import Images, looks_like_image, without_bytes
+from gemma_tune.data.placing import Keep, placed
 from gemma_tune.data.rows import MECHANICAL, Rejected, Row, RowFault, Schema, Table, no_object
 from gemma_tune.data.turns import looks_like_turns
 from gemma_tune.errors import DataError, Fault, shown
@@ -44,6 +46,7 @@ class Format:
 
 _SYSTEM = ("system", "system_prompt")
 _TOOLS = ("tools", "functions")
+_IMAGES = ("images", "image")
 _PROMPT = ("prompt", "question", "query", "problem", "user", "human", "input", "source")
 _COMPLETION = ("completion", "answer", "response", "output", "reply", "solution", "assistant", "target")
 FORMATS: dict[str, Format] = {
@@ -53,28 +56,30 @@ FORMATS: dict[str, Format] = {
             "prompt": ("prompt", "question", "instruction", "conversations", "messages"),
             "system": _SYSTEM,
             "tools": _TOOLS,
+            "images": _IMAGES,
         },
     ),
     "messages": Format(
         {"messages": ("messages", "conversation", "conversations", "chat", "dialogue")},
-        {"system": _SYSTEM, "tools": _TOOLS},
+        {"system": _SYSTEM, "tools": _TOOLS, "images": _IMAGES},
     ),
     "sharegpt": Format(
         {"conversations": ("conversations", "conversation", "messages", "dialogue")},
-        {"system": _SYSTEM, "tools": _TOOLS},
+        {"system": _SYSTEM, "tools": _TOOLS, "images": _IMAGES},
     ),
     "alpaca": Format(
         {"instruction": ("instruction",), "output": ("output", "response", "answer", "completion")},
-        {"input": ("input", "context"), "system": _SYSTEM, "history": ("history",)},
+        {"input": ("input", "context"), "system": _SYSTEM, "history": ("history",), "images": _IMAGES},
     ),
     "kto": Format(
         {"completion": _COMPLETION, "label": ("label", "rating", "feedback", "thumbs")},
-        {"prompt": _PROMPT, "system": _SYSTEM, "tools": _TOOLS},
+        {"prompt": _PROMPT, "system": _SYSTEM, "tools": _TOOLS, "images": _IMAGES},
     ),
     "prompt_completion": Format(
-        {"prompt": _PROMPT, "completion": _COMPLETION}, {"system": _SYSTEM, "tools": _TOOLS}
+        {"prompt": _PROMPT, "completion": _COMPLETION},
+        {"system": _SYSTEM, "tools": _TOOLS, "images": _IMAGES},
     ),
-    "text": Format({"text": ("text", "content", "document", "body")}, {}),
+    "text": Format({"text": ("text", "content", "document", "body")}, {"images": _IMAGES}),
 }
 SURE = {
     "prompt_completion": 0.9,
@@ -103,8 +108,8 @@ def recognise(table: Table, format: str = "auto", columns: Mapping[str, str] | N
 def convert(
     table: Table, schema: Schema, fixes: frozenset[str] = frozenset()
 ) -> tuple[list[Row], list[Rejected]]:
-    """Every row of a table in the normal form, or its reason; both in the order of the table."""
-    read = reader(schema, fixes)
+    """Every row of a table in the normal form, or its reason; both in the order of the table. No image is kept."""
+    read = reader(schema, fixes, keep=Images(table.origin).keep)
     found = [read(number, record) for number, record in table.rows]
     return (
         [one for one in found if isinstance(one, Row)],
@@ -118,19 +123,22 @@ def reader(
     split_column: str = "",
     file: str = "",
     held_back: bool = False,
+    keep: Keep | None = None,
 ) -> Callable[[int, object], Row | Rejected]:
     """(number, record) → the row in the normal form, or its reason with the fixes that would help.
 
-    `held_back`: all rows are for validation, whatever a split column says.
+    `held_back`: all rows are for validation, whatever a split column says. `keep`: finds the images that a row names.
     """
     converter, columns = CONVERTERS[schema.format], schema.columns
+    images, keep = columns.get("images", ""), keep or Images().keep
 
     def converted(number: int, record: object, fixes: frozenset[str]) -> Row:
         if not isinstance(record, dict):
             raise no_object(record)
         cells = {ours: record.get(theirs) for ours, theirs in columns.items()}
         back = _is_held_back(record.get(split_column), split_column) if split_column else held_back
-        return Row(number, **converter(Fields(cells, columns, fixes)), file=file, held_back=back)
+        found = placed(converter(Fields(cells, columns, fixes)), cells.get("images"), images, keep)
+        return Row(number, **found, file=file, held_back=back)
 
     def read(number: int, record: object) -> Row | Rejected:
         try:
@@ -165,7 +173,7 @@ def _is_held_back(value: object, column: str) -> bool:
 
 
 def _shortened(record: object) -> str:
-    return json.dumps(record, ensure_ascii=False, default=str)[:PREVIEW_CHARACTERS]
+    return json.dumps(without_bytes(record), ensure_ascii=False, default=str)[:PREVIEW_CHARACTERS]
 
 
 def _spoken(row: Row) -> str:
@@ -215,6 +223,8 @@ def _fit(name: str, table: Table, columns: Mapping[str, str], asked: bool) -> Sc
             theirs = _turn_column(table, "role" if ours == "messages" else "from", theirs)
         if ours == "label" and ours not in columns and not asked and not _are_labels(table, theirs):
             theirs = None
+        if ours == "images" and ours not in columns and not _are_images(table, theirs):
+            theirs = None
         if theirs:
             chosen[ours] = theirs
             if ours in form.needs and ours not in columns and theirs != ours:
@@ -235,14 +245,23 @@ def _guess(table: Table) -> Schema | None:
     known = {
         alias for form in FORMATS.values() for names in (form.needs | form.may).values() for alias in names
     }
-    if known & {column.strip().lower() for column in table.columns}:
+    if (known - {*_IMAGES}) & {column.strip().lower() for column in table.columns}:
         return None
     sample = [record for _, record in table.rows[:SAMPLE_ROWS]]
-    texts = [column for column in table.columns if _is_text([record.get(column) for record in sample])]
+    images = {
+        ours: one
+        for ours in ("images",)
+        if _are_images(table, one := _by_name(_IMAGES, table.columns, set()))
+    }
+    texts = [
+        column
+        for column in table.columns
+        if column not in images.values() and _is_text([record.get(column) for record in sample])
+    ]
     if len(texts) == 2:
         question, answer = texts
         why = f"A guess, since no column has a known name: {question} as prompt, {answer} as completion, the only two columns of text."
-        return Schema("prompt_completion", {"prompt": question, "completion": answer}, why, 0.4)
+        return Schema("prompt_completion", {"prompt": question, "completion": answer, **images}, why, 0.4)
     if len(texts) == 1:
         why = f"A guess, since no column has a known name: {texts[0]} as text, the only column of text."
         return Schema("text", {"text": texts[0]}, why, 0.3)
@@ -256,6 +275,11 @@ def _is_text(cells: list) -> bool:
     ]
     few = len(cells) >= FEW_WORDS_FROM_ROWS and len(set(texts)) <= FEW_WORDS
     return 5 * len(texts) >= 4 * len(cells) and not few
+
+
+def _are_images(table: Table, column: str | None) -> bool:
+    """Whether any cell of a column names an image; else it is a column like any other."""
+    return any(looks_like_image(record.get(column)) for _, record in table.rows)
 
 
 def _are_labels(table: Table, column: str | None) -> bool:

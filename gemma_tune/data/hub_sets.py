@@ -1,6 +1,7 @@
 """Data sets of the Hugging Face Hub through the `datasets` library, which is imported when first needed.
 
-Sets that need code of their own to load are refused, and columns of pictures or sound are left out.
+Sets that need code of their own to load are refused. Images come as the bytes of their files, not decoded; columns of
+sound and other media are left out.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 
 from gemma_tune import hub, hub_client
@@ -22,6 +23,7 @@ from gemma_tune.errors import DataError
 
 HUB = "hub:"
 BATCH_ROWS = 1000
+BATCH_ROWS_WITH_IMAGES = 32  # each may weigh megabytes
 STREAM_BLOCK_BYTES = 1 << 20  # what is read ahead; fsspec's own 5 MB make a look at the first rows slow
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SPLIT = re.compile(r"([^\[\]]*)(?:\[(-?\d+)?(%)?:(-?\d+)?(%)?\])?")
@@ -58,16 +60,16 @@ def open_hub(repo: str, subset: str, split: str, token: str | None, *, streaming
     subset = _chosen_subset(repo, subset, choices)
     name, part = _chosen_split(repo, split, choices[subset])
     chosen = _Chosen(repo, commit, subset, name, token)
-    builder, columns, media = _built(chosen)
+    builder, columns, media, images = _built(chosen)
     notes = []
     if media:
-        notes.append(f"Columns of pictures, sound or other media are left out: {', '.join(media)}.")
+        notes.append(f"Columns of sound, video or other media are left out: {', '.join(media)}.")
     if streaming and not part.is_streamable:
         notes.append(f"This look is at the start of {name}: where {split} lies is known after the download.")
     identity = f"{repo}@{commit}/{subset}/{split.strip()}"
     return Opened(
         chosen.where,
-        lambda: _records(chosen, builder, part, columns if media else [], streaming),
+        lambda: _records(chosen, builder, part, columns if media else [], streaming, images),
         lambda: hashlib.sha256(identity.encode()).hexdigest(),
         notes=notes,
         columns=columns,
@@ -122,7 +124,7 @@ class _Part:
 
 
 def _built(chosen: _Chosen):
-    """(the builder of `datasets`, the columns in order, those of media that are left out).
+    """(the builder of `datasets`, the columns in order, those of media that are left out, whether others hold images).
 
     Of JSON, CSV and text without a card only the rows tell the columns; they hold no media.
     """
@@ -131,17 +133,22 @@ def _built(chosen: _Chosen):
         features = builder.info.features
         if features is None and _kind(builder) not in ("json", "csv", "text"):
             with _without_torch():
-                features = builder.as_streaming_dataset(split=chosen.split).features
+                stream = builder.as_streaming_dataset(split=chosen.split)
+                features = stream.features or stream._resolve_features().features
         media = [name for name, feature in (features or {}).items() if _is_media(feature)]
         columns = [name for name in features or {} if name not in media]
-        if media and columns and _kind(builder) == "parquet":
-            builder = chosen.builder(columns=columns)  # so that no picture is even requested
+        images = any(_has_images(features[name]) for name in columns)
+        if (media or images) and columns and _kind(builder) == "parquet":
+            undecoded = _datasets().Features({name: _undecoded(features[name]) for name in columns})
+            builder = chosen.builder(
+                columns=columns, features=undecoded
+            )  # so that no sound is even requested
     except _failures() as error:
         raise hub.hub_error(error, chosen.where, chosen.repo, "dataset") from None
     if media and not columns:
         rule = "The set holds media only, and no text."
         raise DataError.at(chosen.where, ", ".join(media), rule, "Choose a set with text.")
-    return builder, columns, media
+    return builder, columns, media, images
 
 
 def _kind(builder) -> str:
@@ -149,14 +156,21 @@ def _kind(builder) -> str:
     return type(builder).__module__.rpartition(".")[2]
 
 
-def _records(chosen: _Chosen, builder, part: _Part, kept: list[str], streaming: bool) -> Iterator[Records]:
+def _records(
+    chosen: _Chosen, builder, part: _Part, kept: list[str], streaming: bool, images: bool
+) -> Iterator[Records]:
     """The rows, read anew; only the columns `kept` where any are named."""
+    size = BATCH_ROWS_WITH_IMAGES if images else BATCH_ROWS
     empty = True
     try:
         with _without_torch():
             data = _streamed(builder, chosen, part) if streaming else _downloaded(builder, chosen, part)
+            data = _with_undecoded_images(data) if images else data
             data = data.select_columns(kept) if kept else data  # before any value is decoded
-        for records in values_in_chunks(_rows(data), size=BATCH_ROWS):
+        rows = _rows(data, size)
+        if images and _kind(builder) == "imagefolder":
+            rows = ({name: _opened(cell, chosen.token) for name, cell in row.items()} for row in rows)
+        for records in values_in_chunks(rows, size=size):
             empty = False
             yield records
     except StopIteration:  # what `datasets` raises for JSON without a row
@@ -198,22 +212,68 @@ def _downloaded(builder, chosen: _Chosen, part: _Part):
     return data if part == _Part() else data.select(part.of(len(data)) or [])
 
 
-def _rows(data) -> Iterator[dict]:
-    for batch in data.iter(batch_size=BATCH_ROWS):
+def _rows(data, size: int) -> Iterator[dict]:
+    for batch in data.iter(batch_size=size):
         for values in zip(*batch.values(), strict=True):
             yield dict(zip(batch, values, strict=True))
 
 
-def _is_media(feature: object) -> bool:
-    """Whether a feature, or one inside it, is of pictures, sound, documents or the like."""
+def _with_undecoded_images(data):
+    """Where the files hold them as they are; of Parquet the builder knows it, which also saves a copy of nested ones."""
+    if hasattr(data, "decode"):  # a stream
+        return (data if data.features else data._resolve_features()).decode(False)
+    for name, feature in data.features.items():
+        if _undecoded(feature) != feature:
+            data = data.cast_column(name, _undecoded(feature))
+    return data
+
+
+def _opened(cell: object, token: str | None) -> object:
+    """A cell with the bytes of an image whose file `datasets` has found itself: here, or on the Hub in a stream."""
+    if (
+        not isinstance(cell, dict)
+        or set(cell) != {"bytes", "path"}
+        or cell["bytes"] is not None
+        or not cell["path"]
+    ):
+        return cell
+    from datasets.utils.file_utils import xopen
+
+    with xopen(cell["path"], "rb", download_config=_datasets().DownloadConfig(token=token)) as file:
+        return {"bytes": file.read(), "path": None}
+
+
+def _inner(feature: object) -> list:
+    """The features within a feature."""
     if isinstance(feature, dict):
-        return any(_is_media(inner) for inner in feature.values())
+        return list(feature.values())
     if isinstance(feature, list | tuple):
-        return any(_is_media(inner) for inner in feature)
-    if (inner := getattr(feature, "feature", None)) is not None:  # of a list
-        return _is_media(inner)
+        return list(feature)
+    inner = getattr(feature, "feature", None)  # of a list
+    return [] if inner is None else [inner]
+
+
+def _is_media(feature: object) -> bool:
+    """Whether a feature, or one inside it, is of sound, documents or the like."""
+    if inner := _inner(feature):
+        return any(map(_is_media, inner))
     # `Json` too is decoded when it is read, but into plain values.
-    return hasattr(feature, "decode_example") and type(feature).__name__ != "Json"
+    return hasattr(feature, "decode_example") and type(feature).__name__ not in ("Json", "Image")
+
+
+def _has_images(feature: object) -> bool:
+    return any(map(_has_images, _inner(feature))) or type(feature).__name__ == "Image"
+
+
+def _undecoded(feature):
+    """The same feature, in which an image is the bytes of its file."""
+    if isinstance(feature, dict):
+        return {name: _undecoded(one) for name, one in feature.items()}
+    if isinstance(feature, list | tuple):
+        return [_undecoded(one) for one in feature]
+    if getattr(feature, "feature", None) is not None:
+        return replace(feature, feature=_undecoded(feature.feature))
+    return replace(feature, decode=False) if type(feature).__name__ == "Image" else feature
 
 
 @lru_cache(maxsize=32)  # a commit never changes, and the page asks for the choices before it opens one

@@ -1,7 +1,7 @@
 """How long each row is for an objective, and whether anything of it is left to learn within the maximum length.
 
 What is cut and what is left out is as TRL's trainers do it: DPO, KTO and ORPO cut the answers at the end, a reward model
-leaves out a pair with a side that is too long, GRPO reads prompts only.
+leaves out a pair with a side that is too long, GRPO reads prompts only. A cut never goes through an image.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def lengths_of(tokens: Tokens, config: RunConfig) -> Lengths:
 
 
 def _supervised(tokens: Tokens, limit: int) -> Lengths:
-    learned = tokens.learned(limit)
+    whole = tokens.image_ends <= limit  # of every row, those of its images
+    learned = tokens.learned(limit) * whole
     used = np.minimum(tokens.lengths, limit)
     return Lengths(
         tokens.lengths, tokens.before_learned(), used, learned, learned > 0, tokens.lengths > limit

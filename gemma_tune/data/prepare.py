@@ -7,9 +7,11 @@ from itertools import islice
 
 import numpy as np
 
+from gemma_tune import support
 from gemma_tune.config import RunConfig
 from gemma_tune.data.fitting import fitting, misfits
 from gemma_tune.data.formats import REASONS_SHOWN, all_rejected, recognise
+from gemma_tune.data.images import beside_digest, names_files
 from gemma_tune.data.parallel import Watch, unwatched
 from gemma_tune.data.rows import Opened, Rejected, Schema, Table
 from gemma_tune.data.sources import (
@@ -75,6 +77,8 @@ def gather(config: RunConfig, token: str | None = None, watch: Watch = unwatched
     train, validation = split(store.facts, config.data)
     fits = fitting(store.facts, config.objective.type)
     unfit, unused_kinds = misfits(store.facts, train, config)
+    if store.has_images and config.objective.type != "sft":
+        unfit = [found] if (found := support.fault_of(config, "", images=True)) else unfit
     left_out = np.concatenate([train, validation])[~fits[np.concatenate([train, validation])]]
     unused, unused_bad = len(left_out), int((store.facts["label"][left_out] == 0).sum())
     train, validation = train[fits[train]], validation[fits[validation]]
@@ -124,7 +128,11 @@ def _part(opened: Opened, data: DataSection, form: str, columns: dict[str, str],
     table = first_rows(opened, SAMPLE_ROWS)
     schema = recognise(table, form, columns)
     _check_split_column(table, data.split_column)
-    return Part(opened, schema, tuple(data.fixes), data.split_column, weight)
+    return Part(opened, schema, tuple(data.fixes), data.split_column, weight, beside=_beside(table, schema))
+
+
+def _beside(table: Table, schema: Schema) -> str:
+    return beside_digest(table.origin) if names_files(table, schema) else ""
 
 
 def _check_split_column(table: Table, column: str) -> None:
@@ -141,7 +149,8 @@ def _validation_part(data: DataSection, schema: Schema, token: str | None) -> Pa
     opened = open_source(source, data.subset, split_name, token)
     table = first_rows(opened, SAMPLE_ROWS)
     same = set(schema.columns.values()) <= set(table.columns)
-    return Part(opened, schema if same else recognise(table, data.format), tuple(data.fixes), held_back=True)
+    schema = schema if same else recognise(table, data.format)
+    return Part(opened, schema, tuple(data.fixes), held_back=True, beside=_beside(table, schema))
 
 
 def _validation_source(data: DataSection) -> tuple[str, str]:

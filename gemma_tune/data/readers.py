@@ -23,6 +23,7 @@ from gemma_tune.errors import DataError, shown
 
 TEXT_PIECE_CHARACTERS = 2_000
 ROWS_AT_ONCE = 500
+PIECE_BYTES = 16_000_000  # rows with images are heavy
 
 
 def open_path(path: Path, *, whole: bool = True) -> Opened:
@@ -52,7 +53,7 @@ def _opened(
     def records() -> Iterator[Records]:
         for file, kind in kinds.items():
             for one in _read(file, kind, whole):
-                yield replace(one, file=file.label if several else "")
+                yield replace(one, file=file.label if several else "", origin=file)
 
     total = sum(files.probe(file).bytes for file in found) if whole else None
     if whole:
@@ -178,7 +179,7 @@ def _parquet(file: DataFile) -> Iterator[Records]:
                     "Give each its own.",
                 )
             weight = file.path.stat().st_size / max(1, table.metadata.num_rows)
-            for batch in table.iter_batches(ROWS_AT_ONCE):
+            for batch in table.iter_batches(max(1, min(ROWS_AT_ONCE, int(PIECE_BYTES / weight)))):
                 values = batch.to_pylist()
                 yield Records(first, values=values, read_bytes=round(weight * len(values)))
                 first += len(values)

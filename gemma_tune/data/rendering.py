@@ -6,23 +6,24 @@ Needs `tokenizers` and `jinja2` only, so the page can show what the worker will 
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Container, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from gemma_tune.data.rows import Message, Row
+from gemma_tune.data import tokenizer_files
+from gemma_tune.data.image_tokens import TEXT_ONLY, ImageTokens
+from gemma_tune.data.pieces import Piece, pieces_of
+from gemma_tune.data.rows import IMAGE, Image, Message, Row
 from gemma_tune.data.templates import Template, TemplateError
 from gemma_tune.data.turns import SYSTEM_ROLES
-from gemma_tune.errors import ModelError
+from gemma_tune.errors import Fault, ModelError
 
 NOT_LEARNED = -100  # the label that torch's cross-entropy ignores
 Span = tuple[int, int]
-_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json")
 _CONVERSATION = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
 _FUNCTION = {"name": "f", "description": "d", "parameters": {"type": "object", "properties": {}}}
 _TOOLS = json.dumps([{"type": "function", "function": _FUNCTION}])
@@ -50,24 +51,32 @@ class Encoding:
         return labels
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A run of tokens of one kind, as it is shown."""
-
-    text: str
-    kind: str  # "prompt", "learned" (carries loss) or "cut" (beyond the maximum length)
-    tokens: list[tuple[int, str]] = field(default_factory=list)  # id and its characters
-
-
 class ChatTokenizer:
-    """Renders and tokenises rows. A model without a chat template reads plain text only."""
+    """Renders and tokenises rows. A model without a chat template reads plain text only.
 
-    def __init__(self, tokenizer: Tokenizer, template: str, special_tokens: dict[str, str]) -> None:
+    `image_tokens`: how the model writes an image; None where it reads none, for the reason `no_images`.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        template: str,
+        special_tokens: dict[str, str],
+        images: ImageTokens | Fault = TEXT_ONLY,
+    ) -> None:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self.tokenizer = tokenizer
         self._special_tokens = special_tokens
         self.template = Template(template, special_tokens) if template else None
+        self.no_images = images if isinstance(images, Fault) else None
+        self.image_tokens = None if isinstance(images, Fault) else images
+        marks = self.image_tokens.marks if self.image_tokens else ()
+        ids = [tokenizer.token_to_id(mark) for mark in marks]
+        if None in ids:  # a tokenizer made for text
+            self.image_tokens, self.no_images, ids = None, TEXT_ONLY, []
+        self.image_ids = frozenset(ids)  # of all tokens of images
+        self.image_token_id: int | None = ids[1] if ids else None  # of one part of an image
         self.bos_id, self.eos_id = (self._id(name) for name in ("bos_token", "eos_token"))
         self.end_of_turn_id: int | None = None
         self.hand_over_id: int | None = (
@@ -83,30 +92,8 @@ class ChatTokenizer:
     @classmethod
     def from_folder(cls, folder: str | Path) -> ChatTokenizer:
         """From `tokenizer.json`, `tokenizer_config.json` and the chat template in it or beside it."""
-        paths = [Path(folder) / name for name in _FILES]
+        paths = [Path(folder) / name for name in (*tokenizer_files.NAMES, *tokenizer_files.ABOUT_IMAGES)]
         return _load(Path(folder), tuple(path.stat().st_mtime_ns if path.is_file() else 0 for path in paths))
-
-    @classmethod
-    def _read(cls, folder: Path) -> ChatTokenizer:
-        config = _json(folder / "tokenizer_config.json")
-        path = folder / "tokenizer.json"
-        if not path.is_file():
-            raise ModelError.at(
-                str(path), None, "The model has no tokenizer.json.",
-                "Save its tokenizer once with Transformers: AutoTokenizer.from_pretrained(…).save_pretrained(…).",
-            )  # fmt: skip
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # noqa: BLE001  the library raises nothing narrower
-            raise ModelError.at(
-                str(path), str(error), "The tokenizer cannot be read.", "Download it again."
-            ) from None
-        special = {
-            name: token.get("content", "") if isinstance(token, dict) else token
-            for name, token in config.items()
-            if name.endswith("_token") and isinstance(token, str | dict)
-        }
-        return cls(tokenizer, _template(folder, config), special)
 
     def _id(self, name: str) -> int | None:
         return self.tokenizer.token_to_id(self._special_tokens.get(name, ""))
@@ -153,19 +140,42 @@ class ChatTokenizer:
         return last if last in marks else None
 
     @property
+    def reads_images(self) -> bool:
+        return self.image_tokens is not None and self.template is not None
+
+    @property
     def folds_system(self) -> bool:
         return self.template is not None and not self.template.keeps
 
     # ---- text ------------------------------------------------------------------------------------------------------
-    def render(self, messages: list[Message], tools: str = "", add_generation_prompt: bool = False) -> str:
-        """The text with control tokens. ModelError where the template refuses the turns."""
+    def render(
+        self,
+        messages: list[Message],
+        tools: str = "",
+        add_generation_prompt: bool = False,
+        images: Sequence[Image] = (),
+    ) -> str:
+        """The text with control tokens, those of images too. ModelError where the template refuses the turns."""
+        if images:
+            self._check_images(messages, images)
         try:
-            return self._chat_template().render(messages, tools, add_generation_prompt)
+            text = self._chat_template().render(messages, tools, add_generation_prompt, bool(images))
+            return self.image_tokens.expanded(text, images) if images else text
         except TemplateError as error:
             raise ModelError.at(
                 "chat template", str(error), "The model's template refuses this conversation.",
                 "Use a model with Gemma's own template.",
             ) from None  # fmt: skip
+
+    def _check_images(self, messages: list[Message], images: Sequence[Image]) -> None:
+        if self.no_images:
+            raise ModelError(self.no_images)
+        places = places_in(messages)
+        if places != len(images):
+            raise ModelError.at(
+                "images", f"{len(images)} images, {places} places", "Each image needs a place in the conversation.",
+                "Name a place for each.",
+            )  # fmt: skip
 
     def _chat_template(self) -> Template:
         if self.template is None:
@@ -178,7 +188,7 @@ class ChatTokenizer:
     def text_of(self, row: Row) -> str:
         """What the model reads of a row. A plain text stands between the tokens that begin and end one."""
         if not row.text:
-            return self.render(row.messages, row.tools)
+            return self.render(row.messages, row.tools, images=row.images)
         begin, end = (self._special_tokens.get(name, "") for name in ("bos_token", "eos_token"))
         return (
             f"{'' if row.text.startswith(begin) else begin}{row.text}{'' if row.text.endswith(end) else end}"
@@ -189,23 +199,30 @@ class ChatTokenizer:
         """The very ids and labels that training uses; nothing is cut here."""
         return self.encode_all([row], assistant_only_loss)[0]
 
-    def encode_all(self, rows: Iterable[Row], assistant_only_loss: bool = True) -> list[Encoding]:
-        """`encode` of many, in order. A row that the template refuses has the reason in place of ids."""
+    def encode_all(
+        self, rows: Iterable[Row], assistant_only_loss: bool = True, among_images: bool = False
+    ) -> list[Encoding]:
+        """`encode` of many, in order. A row that the template refuses has the reason in place of ids.
+
+        `among_images`: they are trained together with rows that have images, so none may spell a token of an image.
+        """
         rows = list(rows)
-        texts, refusals = self._texts(rows)
+        texts, refusals = self._texts(rows, among_images)
         found = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [
             Encoding([], [], refusal) if refusal else self._encoding(row, one.ids, assistant_only_loss)
             for row, one, refusal in zip(rows, found, refusals, strict=True)
         ]
 
-    def _texts(self, rows: list[Row]) -> tuple[list[str], list[str]]:
+    def _texts(self, rows: list[Row], among_images: bool) -> tuple[list[str], list[str]]:
         """(text, refusal) of each; one of both is empty."""
         texts, refusals = [], []
         for row in rows:
             text, refusal = "", self._unfit(row)
             try:
                 text = "" if refusal else self.text_of(row)
+                if among_images and not row.images and self.image_tokens:
+                    text = self.image_tokens.expanded(text, ())
             except ModelError as error:
                 refusal = f"{error.faults[0].rule} {error.faults[0].value}".strip()
             texts.append(text)
@@ -223,7 +240,7 @@ class ChatTokenizer:
 
     def _encoding(self, row: Row, ids: list[int], assistant_only_loss: bool) -> Encoding:
         if row.text or not assistant_only_loss:
-            return Encoding(ids, [(0, len(ids))])
+            return Encoding(ids, self._without_images(ids) if row.images else [(0, len(ids))])
         spans = self._quick(row, ids)
         if spans is not None:
             return Encoding(ids, spans)
@@ -231,6 +248,13 @@ class ChatTokenizer:
             return self._exact(row)
         except ModelError as error:
             return Encoding([], [], error.faults[0].rule)
+
+    def _without_images(self, ids: list[int]) -> list[Span]:
+        """All but the tokens of images, which nobody writes."""
+        ends = [-1, *(index for index, token in enumerate(ids) if token in self.image_ids), len(ids)]
+        return [
+            (before + 1, after) for before, after in zip(ends, ends[1:], strict=False) if after > before + 1
+        ]
 
     def _quick(self, row: Row, ids: list[int]) -> list[Span] | None:
         """The spans by the tokens that begin a turn; None where they cannot be trusted.
@@ -272,13 +296,14 @@ class ChatTokenizer:
         Found from the template alone: a turn is what the template adds after its own generation prompt. TRL's
         training templates mark the same span for Gemma 2 and 3 (a test compares them).
         """
-        messages, text, learned = row.messages, self.render(row.messages, row.tools), []
+        messages, text, learned = row.messages, self.text_of(row), []
         for index, message in enumerate(messages):
             if message["role"] != "assistant" or index < row.prompt_turns:
                 continue
-            before = self.render(messages[:index], row.tools, add_generation_prompt=True)
+            images = row.images[: places_in(messages[: index + 1])] if row.images else []
+            before = self.render(messages[:index], row.tools, add_generation_prompt=True, images=images)
             last = index + 1 == len(messages)
-            until = text if last else self.render(messages[: index + 1], row.tools)
+            until = text if last else self.render(messages[: index + 1], row.tools, images=images)
             if not (text.startswith(before) and text.startswith(until)):
                 raise ModelError.at(
                     "chat template", until[-60:],
@@ -288,9 +313,11 @@ class ChatTokenizer:
             learned.append((len(before), len(until)))
         return text, learned
 
-    def encode_prompt(self, messages: list[Message], tools: str = "") -> list[int]:
-        """Ids up to where the model begins its answer."""
-        text = self.render(messages, tools, add_generation_prompt=True)
+    def encode_prompt(
+        self, messages: list[Message], tools: str = "", images: Sequence[Image] = ()
+    ) -> list[int]:
+        """Ids up to where the model begins its answer. `images` as a row has them."""
+        text = self.render(messages, tools, add_generation_prompt=True, images=images)
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
@@ -298,25 +325,7 @@ class ChatTokenizer:
 
     def pieces(self, row: Row, max_length: int, assistant_only_loss: bool = True) -> list[Piece]:
         """The text of a row in runs of one kind, each with its tokens. ModelError where the template refuses it."""
-        encoding = self.encode(row, assistant_only_loss)
-        if encoding.refusal:
-            raise ModelError.at(
-                "chat template", None, encoding.refusal, "Take the row out, or use another model."
-            )
-        whole, labels = self.text_of(row), encoding.labels
-        found = self.tokenizer.encode(whole, add_special_tokens=False)
-        pieces: list[Piece] = []
-        shown_until = 0
-        for index, (label, (_, end)) in enumerate(zip(labels, found.offsets, strict=True)):
-            kind = "cut" if index >= max_length else "prompt" if label == NOT_LEARNED else "learned"
-            text = whole[shown_until:end]  # empty for the second byte token of one character
-            shown_until = max(shown_until, end)
-            if not pieces or pieces[-1].kind != kind:
-                pieces.append(Piece("", kind))
-            before = pieces[-1]
-            pieces[-1] = replace(before, text=before.text + text)
-            before.tokens.append((found.ids[index], text))  # the list is shared with its successor
-        return [piece for piece in pieces if piece.text]
+        return pieces_of(self, row, max_length, assistant_only_loss)
 
     @property
     def end_ids(self) -> list[int]:
@@ -325,13 +334,9 @@ class ChatTokenizer:
         return sorted({token for token in ends if token is not None})
 
 
-def tokenizer_digest(folder: Path) -> str:
-    """Equal exactly where two folders tokenise and render alike."""
-    digest = hashlib.sha256()
-    for name in _FILES:
-        path = folder / name
-        digest.update(hashlib.sha256(path.read_bytes() if path.is_file() else b"").digest())
-    return digest.hexdigest()
+def places_in(messages: list[Message]) -> int:
+    """The places of images in a conversation that has some."""
+    return sum(turn["content"].count(IMAGE) for turn in messages)
 
 
 def _places(ids: list[int], token: int) -> list[int]:
@@ -352,31 +357,8 @@ def _token_range(found, start: int, end: int) -> Span:
     return first, len(found) if last is None else last + 1
 
 
-def _template(folder: Path, config: dict) -> str:
-    """Empty where the model has none."""
-    beside = folder / "chat_template.jinja"
-    if beside.is_file():
-        return beside.read_text(encoding="utf-8")
-    template = config.get("chat_template") or _json(folder / "chat_template.json").get("chat_template")
-    if isinstance(template, list):  # several named ones
-        template = {entry.get("name"): entry.get("template") for entry in template}.get("default")
-    return template or ""
-
-
 @lru_cache(
     maxsize=2
 )  # Gemma's tokenizer takes more than a second to read; the page asks for it at every change
 def _load(folder: Path, changed_ns: tuple[int, ...]) -> ChatTokenizer:
-    return ChatTokenizer._read(folder)
-
-
-def _json(path: Path) -> dict:
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError.at(
-            str(path), str(error), "The file is not valid JSON.", "Download the model again."
-        ) from None
-    return found if isinstance(found, dict) else {}
+    return ChatTokenizer(*tokenizer_files.read(folder))

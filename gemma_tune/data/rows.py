@@ -1,7 +1,8 @@
 """What passes between the parts of `data`: a source that is open, its first rows as a table, and rows in the normal form.
 
 The normal form is TRL's: a conversation of {"role", "content"} with `tools` where it has them, a pair of answers, an
-answer with a label, or plain text. Roles are system, developer, user, assistant and tool.
+answer with a label, or plain text. Roles are system, developer, user, assistant and tool. In a row with images the
+character IMAGE stands in a content for each of them, in their order.
 """
 
 from __future__ import annotations
@@ -9,13 +10,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from gemma_tune.errors import Fault, shown
 
+if TYPE_CHECKING:
+    from gemma_tune.data.files import DataFile
+
 Message = dict[str, Any]  # role, content; an assistant's may hold tool_calls, a tool's a name
+Image = dict[str, Any]  # file (its name in the store's folder of images), width, height
+IMAGE = "\ufffc"  # Unicode's object replacement character; in a row without images it is text like any other
 MECHANICAL = ("strip", "drop_empty_turns", "merge_turns")  # the values of the setting data.fixes
 
 
@@ -84,6 +90,7 @@ class Records:
     rejected: list[Rejected] = field(default_factory=list)  # what could not even be read as a row
     file: str = ""
     read_bytes: int = 0  # since the records before, for the progress
+    origin: DataFile | None = None  # beside which images may lie that the rows name
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,7 @@ class Table:
     rejected: list[Rejected]
     source: str
     notes: list[str] = field(default_factory=list)
+    origin: DataFile | None = None  # of the first rows
 
 
 @dataclass(frozen=True)
@@ -147,6 +155,7 @@ class Row:
     text: str = ""
     file: str = ""  # its file or source, where there are several
     held_back: bool = False  # a split column or a source of its own puts it among the validation rows
+    images: list[Image] = field(default_factory=list)  # in the order of their places
 
     @property
     def kind(self) -> str:
@@ -158,17 +167,24 @@ class Row:
         return "messages" if self.rejected_messages is None else "pair"
 
     def as_trl(self) -> dict[str, Any]:
-        """The row as TRL takes it. `tools` stay a JSON string and arguments too, so that Arrow does not unify them."""
+        """The row as TRL takes it. `tools` stay a JSON string and arguments too, so that Arrow does not unify them.
+
+        Of a row with images every content is a list of parts, and `images` are the names of their files.
+        """
         if self.text:
             return {"text": self.text}
-        tools = {"tools": self.tools} if self.tools else {}
-        prompt, answer = self.messages[: self.prompt_turns], self.messages[self.prompt_turns :]
+        more: dict[str, Any] = {"tools": self.tools} if self.tools else {}
+        messages = self.messages
+        if self.images:
+            messages = [turn | {"content": parts_of(turn["content"])} for turn in messages]
+            more["images"] = [one["file"] for one in self.images]
+        prompt, answer = messages[: self.prompt_turns], messages[self.prompt_turns :]
         if self.rejected_messages is not None:
-            return {"prompt": prompt, "chosen": answer, "rejected": self.rejected_messages, **tools}
+            return {"prompt": prompt, "chosen": answer, "rejected": self.rejected_messages, **more}
         if prompt:
             label = {} if self.label is None else {"label": self.label}
-            return {"prompt": prompt, "completion": answer, **label, **tools}
-        return {"messages": self.messages, **tools}
+            return {"prompt": prompt, "completion": answer, **label, **more}
+        return {"messages": messages, **more}
 
     def to_json(self) -> bytes:
         """One line, only what differs from the defaults."""
@@ -180,9 +196,11 @@ class Row:
         return cls(**orjson.loads(line))
 
     def prompt_text(self) -> str:
-        """All that comes before the answer."""
+        """All that comes before the answer, without the places of images."""
         before = self._sides()[0]
-        return "\n".join([self.tools, *(f"{turn['role']}: {turn['content']}" for turn in before)])
+        return self._plain(
+            "\n".join([self.tools, *(f"{turn['role']}: {turn['content']}" for turn in before)])
+        )
 
     def answer_text(self) -> str:
         """What is to be learned last: the answer of a conversation, both of a pair, the whole of a text."""
@@ -190,10 +208,13 @@ class Row:
         return self.text or "\n".join(f"{turn['content']}{turn.get('tool_calls', '')}" for turn in turns)
 
     def whole_text(self) -> str:
-        """Prompt and answer without the roles."""
-        return self.text or "\n".join(
-            turn["content"] for turn in (*self.messages, *(self.rejected_messages or []))
+        """Prompt and answer without the roles and the places of images."""
+        return self.text or self._plain(
+            "\n".join(turn["content"] for turn in (*self.messages, *(self.rejected_messages or [])))
         )
+
+    def _plain(self, text: str) -> str:
+        return text.replace(IMAGE, "") if self.images else text
 
     def _sides(self) -> tuple[list[Message], list[Message]]:
         """(prompt, answer): of a conversation the answer is all after its last user turn."""
@@ -204,4 +225,13 @@ class Row:
 
 
 _FIELDS = [one.name for one in fields(Row)]
-_UNSET = {one.name: [] if one.name == "messages" else one.default for one in fields(Row)}
+_UNSET = {one.name: [] if one.name in ("messages", "images") else one.default for one in fields(Row)}
+
+
+def parts_of(content: str) -> list[dict[str, str]]:
+    """A content with places of images as chat templates and TRL take it: parts of images and of text between them."""
+    parts: list[dict[str, str]] = []
+    for index, text in enumerate(content.split(IMAGE)):
+        parts += [{"type": "image"}] * (index > 0)
+        parts += [{"type": "text", "text": text}] * bool(text)
+    return parts

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from gemma_tune import hub
-from gemma_tune.data import readers
+from gemma_tune.data import files, readers
 from gemma_tune.data.hub_sets import HUB, hub_choices, hub_size_bytes, open_hub
 from gemma_tune.data.readers import open_path
 from gemma_tune.data.rows import Opened, Rejected, Table, no_object
@@ -74,8 +73,9 @@ def first_rows(opened: Opened, limit: int | None = None) -> Table:
     rows: list[tuple[int, dict]] = []
     rejected: list[Rejected] = []
     columns = dict.fromkeys(opened.columns)
+    origin = None
     for records in opened.records():
-        refused = list(records.rejected)
+        refused, origin = list(records.rejected), origin or records.origin
         for number, value in values_of(records):
             if isinstance(value, dict):
                 rows.append((number, value))
@@ -88,7 +88,7 @@ def first_rows(opened: Opened, limit: int | None = None) -> Table:
         rejected += [replace(one, file=records.file) for one in refused]
         if limit is not None and (len(rows) >= limit or len(rejected) > REJECTED_IN_A_ROW):
             break
-    return Table(list(columns), rows, rejected, opened.name, list(opened.notes))
+    return Table(list(columns), rows, rejected, opened.name, list(opened.notes), origin)
 
 
 def read(
@@ -124,10 +124,10 @@ def keep_uploads(paths: Iterable[str | Path]) -> Path:
     paths = [Path(path) for path in paths]
     digests = [_digest(path) for path in paths]
     if len(paths) == 1:
-        return _keep(paths[0], hub.home() / "uploads" / f"{digests[0][:12]}-{_safe_name(paths[0])}")
+        return _keep(paths[0], hub.home() / "uploads" / f"{digests[0][:12]}-{files.safe_name(paths[0].name)}")
     joined = hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()[:12]
     folder = hub.home() / "uploads" / f"{joined}-{len(paths)}-files"
-    names = [_safe_name(path) for path in paths]
+    names = [files.safe_name(path.name) for path in paths]
     for path, name, digest in zip(paths, names, digests, strict=True):
         _keep(path, folder / (name if names.count(name) == 1 else f"{digest[:6]}-{name}"))
     return folder
@@ -136,16 +136,6 @@ def keep_uploads(paths: Iterable[str | Path]) -> Path:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _safe_name(path: Path) -> str:
-    """The name without what a path or a shell could read otherwise; its last two suffixes are kept (.jsonl.gz)."""
-    stem, *suffixes = path.name.split(".")
-    if not stem:
-        stem, suffixes = "upload", suffixes[-1:]
-    ends = [re.sub(r"[^A-Za-z0-9]+", "", suffix)[:10] for suffix in suffixes[-2:]]
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", ".".join([stem, *suffixes[:-2]])).strip(".-")[:60] or "upload"
-    return ".".join([stem, *filter(None, ends)])
 
 
 def _keep(path: Path, kept: Path) -> Path:

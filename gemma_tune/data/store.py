@@ -1,7 +1,8 @@
 """Rows in the normal form on disk: written once for a source, schema and fixes, then looked up by any process.
 
 A folder of the cache, whole or not there: `rows.jsonl` (a row a line), `facts.bin` and `sketches.bin` (see `facts`),
-`ends.bin` (where each line ends), `rejected.jsonl`, and `meta.json`. A run's own folder holds the same files.
+`ends.bin` (where each line ends), `rejected.jsonl`, `meta.json`, and where rows have images a folder of them. A run's
+own folder holds the same files.
 """
 
 from __future__ import annotations
@@ -25,16 +26,20 @@ from gemma_tune import hub
 from gemma_tune.data import facts
 from gemma_tune.data.facts import FACTS, SKETCH
 from gemma_tune.data.formats import reader
+from gemma_tune.data.images import Images
 from gemma_tune.data.json_rows import parse_lines
 from gemma_tune.data.parallel import Watch, in_order
 from gemma_tune.data.rows import Opened, Records, Rejected, Row, Schema
 from gemma_tune.errors import DataError
 
-VERSION = 2  # of what is written; another one is not read
+VERSION = 3  # of what is written; another one is not read
 CACHE_BYTES = 20_000_000_000
 DRAFT_SECONDS = 24 * 3600  # after which an unfinished folder belongs to nobody
 FILES = ("rows.jsonl", "facts.bin", "sketches.bin", "ends.bin", "rejected.jsonl")
 META = "meta.json"
+ROWS_WITH_IMAGES = 100  # in a piece
+IMAGE_WORK_BYTES = 1_000_000  # of text that is as much work as such a piece
+IMAGES = "images"  # the folder of those that rows name, by a digest of their bytes
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ class Part:
     split_column: str = ""
     weight: float = 1.0
     held_back: bool = False  # its rows are all for validation
+    beside: str = ""  # changes with the images beside it, where its rows name some
 
     def key(self) -> str:
         """Equal exactly where the rows that come out are."""
@@ -56,6 +62,7 @@ class Part:
             sorted(self.fixes),
             self.split_column,
             self.held_back,
+            self.beside,
         ]
         return json.dumps([self.opened.fingerprint(), *read_as], sort_keys=True)
 
@@ -72,6 +79,7 @@ class Converted:
     rejected: bytes
     rejected_count: int
     read_bytes: int
+    with_images: int  # rows
 
 
 class Store:
@@ -83,6 +91,7 @@ class Store:
         self.key: str = meta["key"]
         self.files: list[str] = meta["files"]
         self.rejected_count: int = meta["rejected"]
+        self.has_images: bool = bool(meta.get("images"))  # whether any of its rows has one
 
     def __len__(self) -> int:
         return len(self.facts)
@@ -130,19 +139,31 @@ class Store:
                 values = orjson.loads(line)
                 yield Rejected(**values | {"fixes": tuple(values["fixes"])})
 
+    def image_path(self, file: str) -> Path:
+        """The file of an image that a row names."""
+        return self.folder / IMAGES / file
+
     def copy_to(self, folder: Path) -> Store:
         """The same rows in another folder, without a second copy on the disk where that can be."""
         folder.mkdir(parents=True, exist_ok=True)
+        if (self.folder / IMAGES).is_dir():
+            (folder / IMAGES).mkdir(exist_ok=True)
+            for path in (self.folder / IMAGES).iterdir():
+                _link_or_copy(path, folder / IMAGES)
         for name in (*FILES, META):  # meta.json last: it says that all are there
-            draft = folder / f".{name}.part"
-            draft.unlink(missing_ok=True)
-            try:
-                os.link(self.folder / name, draft)
-            except OSError:
-                shutil.copyfile(self.folder / name, draft)
-            draft.replace(folder / name)
-            draft.unlink(missing_ok=True)  # where both were the same file already, it still stands
+            _link_or_copy(self.folder / name, folder)
         return Store(folder)
+
+
+def _link_or_copy(path: Path, folder: Path) -> None:
+    draft = folder / f".{path.name}.part"
+    draft.unlink(missing_ok=True)
+    try:
+        os.link(path, draft)
+    except OSError:
+        shutil.copyfile(path, draft)
+    draft.replace(folder / path.name)
+    draft.unlink(missing_ok=True)  # where both were the same file already, it still stands
 
 
 def stored(parts: list[Part], watch: Watch) -> Store:
@@ -198,7 +219,9 @@ def _told(root: Path) -> Iterator[None]:
 def _forget_drafts(root: Path) -> None:
     """What processes left that were killed: nothing was written there for a day."""
     for draft in root.glob(".*"):
-        last = max(path.stat().st_mtime for path in (draft, *draft.glob("*")))
+        last = max(
+            path.stat().st_mtime for path in (draft, *draft.glob("*"))
+        )  # a folder's is that of its last file
         if time.time() - last > DRAFT_SECONDS:
             shutil.rmtree(draft, ignore_errors=True)
 
@@ -215,16 +238,18 @@ def _forget_oldest(root: Path, but: Path) -> None:
 
 
 def _bytes_in(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.glob("*"))
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _write(parts: list[Part], key: str, watch: Watch, folder: Path) -> None:
     total = sum(part.opened.total_bytes or 0 for part in parts) or None
     names: dict[str, int] = {}
-    position = done = rejected = 0
+    position = done = rejected = with_images = 0
     with appending(folder, FILES) as files:
         for one in in_order(
-            partial(convert_piece, parts=_light(parts)), _pieces(parts), lambda piece: piece[1].read_bytes
+            partial(convert_piece, parts=_light(parts), images=folder / IMAGES),
+            _pieces(parts),
+            lambda piece: piece[1].read_bytes + (IMAGE_WORK_BYTES if parts[piece[0]].beside else 0),
         ):
             found = one.facts
             found["file"] = names.setdefault(one.file, len(names))
@@ -236,8 +261,10 @@ def _write(parts: list[Part], key: str, watch: Watch, folder: Path) -> None:
             position += len(one.rows)
             done += one.read_bytes
             rejected += one.rejected_count
+            with_images += one.with_images
             watch("reading", done, total)
     meta = {"version": VERSION, "key": key, "files": list(names) or [""], "rejected": rejected}
+    meta |= {"images": with_images} if with_images else {}
     (folder / META).write_text(json.dumps(meta), encoding="utf-8")
 
 
@@ -264,15 +291,33 @@ def _light(parts: list[Part]) -> list[tuple]:
 def _pieces(parts: list[Part]) -> Iterator[tuple[int, Records]]:
     for index, part in enumerate(parts):
         for records in part.opened.records():
-            yield index, records
+            for some in _few_rows(records) if part.beside else [records]:
+                yield index, some
 
 
-def convert_piece(piece: tuple[int, Records], parts: list[tuple]) -> Converted:
-    """The rows of one piece in the normal form, with what is noted of each."""
+def _few_rows(records: Records) -> Iterator[Records]:
+    """The same rows in more pieces, since their images are the work, so that it can be shared out, watched and stopped."""
+    lines = records.lines.split(b"\n") if records.lines else []
+    numbers = records.numbers or range(records.first, records.first + len(records.values))
+    yield replace(records, lines=b"", values=[], numbers=[])  # what could not be read, and the bytes
+    for start in range(0, len(lines), ROWS_WITH_IMAGES):
+        some = b"\n".join(lines[start : start + ROWS_WITH_IMAGES])
+        yield Records(records.first + start, some, file=records.file, origin=records.origin)
+    for start in range(0, len(records.values), ROWS_WITH_IMAGES):
+        some = slice(start, start + ROWS_WITH_IMAGES)
+        yield Records(
+            records.first, values=records.values[some], numbers=list(numbers[some]), file=records.file,
+            origin=records.origin,
+        )  # fmt: skip
+
+
+def convert_piece(piece: tuple[int, Records], parts: list[tuple], images: Path | None = None) -> Converted:
+    """The rows of one piece in the normal form, with what is noted of each; their images are kept in a folder."""
     index, records = piece
     schema, fixes, split_column, held_back, source = parts[index]
     label = " › ".join(filter(None, (source, records.file)))
-    read = reader(schema, frozenset(fixes), split_column, label, held_back)
+    keep = Images(records.origin, images).keep
+    read = reader(schema, frozenset(fixes), split_column, label, held_back, keep)
     rows, rejected = [], list(records.rejected)
     for number, value in values_of(records):
         found = value if isinstance(value, Rejected) else read(number, value)
@@ -289,6 +334,7 @@ def convert_piece(piece: tuple[int, Records], parts: list[tuple]) -> Converted:
         b"".join(orjson.dumps(asdict(one)) + b"\n" for one in rejected),
         len(rejected),
         records.read_bytes,
+        sum(bool(row.images) for row in rows),
     )
 
 

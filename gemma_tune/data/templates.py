@@ -15,7 +15,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from gemma_tune.data.rows import Message
+from gemma_tune.data.rows import IMAGE, Message, parts_of
 
 _LOOP_NUMBERS = frozenset(["first", "last", "index", "index0", "length"])
 _PROBE = "probe of a role"
@@ -33,9 +33,17 @@ class Template:
         self.takes_tools = "tools" in meta.find_undeclared_variables(environment.parse(source))
         self.keeps = frozenset(role for role in ("system", "developer") if self._accepts(role))
 
-    def render(self, messages: list[Message], tools: str = "", add_generation_prompt: bool = False) -> str:
+    def render(
+        self,
+        messages: list[Message],
+        tools: str = "",
+        add_generation_prompt: bool = False,
+        with_images: bool = False,
+    ) -> str:
+        """`with_images`: whether IMAGE in a content stands for one."""
+        turns = [_callable(message) for message in self.adapted(messages)]
         return self._rendered(
-            messages=[_callable(message) for message in self.adapted(messages)],
+            messages=[_in_parts(turn) for turn in turns] if with_images else turns,
             tools=_tools(tools) if tools else None,
             documents=None,
             add_generation_prompt=add_generation_prompt,
@@ -74,6 +82,12 @@ def fold_system(messages: list[Message]) -> list[Message]:
         return [{"role": "user", "content": system["content"]}]
     text = f"{system['content']}\n\n{rest[0]['content'].strip()}"
     return [rest[0] | {"content": text}, *rest[1:]]
+
+
+def _in_parts(message: Message) -> Message:
+    if IMAGE not in message["content"]:
+        return message
+    return message | {"content": parts_of(message["content"])}
 
 
 def _callable(message: Message) -> Message:

@@ -2,7 +2,8 @@
 
 `ids.bin` holds all ids one after the other, `lengths.bin` how many belong to each row; `spans.bin` and `counts.bin` the
 spans that carry loss likewise; `other.bin` and `other_lengths.bin` hold prompt and rejected answer of a pair, whose ids
-are those of its chosen answer; `refused.jsonl` the rows that the template refuses, which have no ids.
+are those of its chosen answer; `images.bin` where the last image of each row ends; `refused.jsonl` the rows that the
+template refuses, which have no ids.
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ import numpy as np
 import orjson
 
 from gemma_tune.data.parallel import Watch, in_order
-from gemma_tune.data.rendering import NOT_LEARNED, ChatTokenizer, Encoding, tokenizer_digest
+from gemma_tune.data.rendering import NOT_LEARNED, ChatTokenizer, Encoding
 from gemma_tune.data.rows import Row
 from gemma_tune.data.store import META, Store, appending, cached, mapped
+from gemma_tune.data.tokenizer_files import tokenizer_digest
 
-VERSION = 2
+VERSION = 3
 FILES = (
     "ids.bin", "lengths.bin", "spans.bin", "counts.bin", "odd.bin", "other.bin", "other_lengths.bin", "prompts.bin",
-    "refused.jsonl",
+    "images.bin", "refused.jsonl",
 )  # fmt: skip
 NO_SINGLE_BOS, NO_TURN_END = 1, 2  # bits of odd.bin
 
@@ -44,6 +46,9 @@ class Tokens:
         self.prompt_lengths = mapped(
             folder / "prompts.bin", np.int32
         )  # (n,): tokens before the answer, where only answers are learned
+        self.image_ends = mapped(
+            folder / "images.bin", np.int32
+        )  # (n,): the index behind the last token of an image, 0 where there is none
         self._other = mapped(folder / "other.bin", np.int32)
         self._spans = mapped(folder / "spans.bin", np.int32).reshape(-1, 2)
         self._counts = mapped(folder / "counts.bin", np.int32)
@@ -119,12 +124,16 @@ class Tokenised:
     other: bytes
     other_lengths: np.ndarray
     prompts: np.ndarray
+    image_ends: np.ndarray
     refused: list[tuple[int, str]]  # index within the block
 
 
 def tokens_of(store: Store, tokenizer_folder: Path, assistant_only_loss: bool, watch: Watch) -> Tokens:
     """Made where the cache has none. The tokens are uncut, so the maximum length may change without work."""
     told = f"tokens {VERSION}\n{store.key}\n{tokenizer_digest(tokenizer_folder)}\n{assistant_only_loss}"
+    if store.has_images:
+        image_tokens = ChatTokenizer.from_folder(tokenizer_folder).image_tokens
+        told += f"\n{image_tokens.rules if image_tokens else ''}"
     key = hashlib.sha256(told.encode()).hexdigest()[:32]
     write = partial(_write, store, tokenizer_folder, assistant_only_loss, watch)
     return Tokens(cached(f"tokens-{key}", write))
@@ -134,12 +143,17 @@ def _write(
     store: Store, tokenizer_folder: Path, assistant_only_loss: bool, watch: Watch, folder: Path
 ) -> None:
     done = 0
-    work = partial(tokenise_block, folder=tokenizer_folder, assistant_only_loss=assistant_only_loss)
+    work = partial(
+        tokenise_block,
+        folder=tokenizer_folder,
+        assistant_only_loss=assistant_only_loss,
+        among_images=store.has_images,
+    )
     with appending(folder, FILES) as files:
         for one in in_order(work, store.blocks(), len):
             contents = (
                 one.ids, one.lengths.tobytes(), one.spans, one.counts.tobytes(), one.odd.tobytes(),
-                one.other, one.other_lengths.tobytes(), one.prompts.tobytes(),
+                one.other, one.other_lengths.tobytes(), one.prompts.tobytes(), one.image_ends.tobytes(),
             )  # fmt: skip
             for name, content in zip(FILES, contents, strict=False):
                 files[name].write(content)
@@ -150,11 +164,13 @@ def _write(
     (folder / META).write_text(json.dumps({"version": VERSION, "rows": done}), encoding="utf-8")
 
 
-def tokenise_block(block: bytes, folder: Path, assistant_only_loss: bool) -> Tokenised:
+def tokenise_block(
+    block: bytes, folder: Path, assistant_only_loss: bool, among_images: bool = False
+) -> Tokenised:
     """The rows of some lines. Runs in a process of its own where there is much to do."""
     chat = ChatTokenizer.from_folder(folder)
     rows = [Row.from_json(line) for line in block.split(b"\n")[:-1]]
-    found = chat.encode_all(rows, assistant_only_loss)
+    found = chat.encode_all(rows, assistant_only_loss, among_images)
     others = _others(chat, rows)
     for index, other in others.items():
         if other.refusal:
@@ -174,6 +190,9 @@ def tokenise_block(block: bytes, folder: Path, assistant_only_loss: bool) -> Tok
         other=b"".join(np.array(ids, np.int32).tobytes() for ids in other_ids),
         other_lengths=np.array([len(ids) for ids in other_ids], np.int32),
         prompts=np.array(prompts, np.int32),
+        image_ends=np.array(
+            [_image_end(chat, row, one.ids) for row, one in zip(rows, found, strict=True)], np.int32
+        ),
         refused=[(index, one.refusal) for index, one in enumerate(found) if one.refusal],
     )
 
@@ -199,6 +218,12 @@ def _prompt_tokens(row: Row, one: Encoding, other: Encoding | None) -> int:
     if not row.prompt_turns:
         return one.spans[-1][0]
     return min(side.spans[0][0] for side in (one, other) if side and side.spans)
+
+
+def _image_end(chat: ChatTokenizer, row: Row, ids: list[int]) -> int:
+    if not row.images or not ids:
+        return 0
+    return len(ids) - ids[::-1].index(chat.image_token_id)
 
 
 def _odd(chat: ChatTokenizer, row: Row, ids: list[int], spans: list[tuple[int, int]]) -> int:

@@ -9,7 +9,7 @@ import json
 import math
 
 from gemma_tune.data.json_rows import HALF_PAIR, half_pair_in, keys_in
-from gemma_tune.data.rows import Message, RowFault
+from gemma_tune.data.rows import IMAGE, Message, RowFault
 
 ROLES = {
     "system": "system",
@@ -40,6 +40,14 @@ _KINDS = {
     "list": "a list", "tuple": "a list", "dict": "an object", "bytes": "bytes", "Decimal": "a number",
     "datetime": "a date", "date": "a date", "time": "a time", "timedelta": "a span of time",
 }  # fmt: skip
+IMAGE_PARTS = ("image", "image_url")  # the types of a part that is an image
+IMAGE_KEYS = (
+    "image",
+    "image_url",
+    "bytes",
+    "path",
+    "url",
+)  # where one names it; without any it is one of the column
 _SPELLINGS = (("role", "content"), ("from", "value"))
 _KEPT = ("name", "tool_call_id", "reasoning_content")  # further keys of a turn that a template may read
 
@@ -124,8 +132,9 @@ def _turn(value: dict, role_field: str, role_key: str, field: str, content_key: 
         if value.get("tool_calls")
         else []
     )
+    images: list[tuple[object, str]] = []
     if isinstance(content, list | tuple):
-        content = _joined(content, field, WHAT[role])
+        content, images = _joined(content, field, WHAT[role])
     if role == "tool" and isinstance(content, dict):
         content = _as_json(content, field)
     found = {"role": role, "content": ""}
@@ -134,25 +143,42 @@ def _turn(value: dict, role_field: str, role_key: str, field: str, content_key: 
         found["content"] = (text_of if may_be_empty else filled)(content, field, WHAT[role])
     if calls:
         found["tool_calls"] = calls
+    if images:
+        found["images"] = images
     return found | {key: value[key] for key in _KEPT if isinstance(value.get(key), str) and value[key]}
 
 
-def _joined(parts: list, field: str, what: str) -> str:
-    """Content written as parts: the texts, one after the other."""
-    texts = []
+def _joined(parts: list, field: str, what: str) -> tuple[str, list[tuple[object, str]]]:
+    """Content written as parts: the texts, one after the other, and (what it names, field) of each image.
+
+    `placing` makes images of them.
+    """
+    texts, images = [], []
     for index, part in enumerate(parts):
         where = f"{field}[{index}]"
         if isinstance(part, str):
             texts.append(text_of(part, where, what))
         elif isinstance(part, dict) and (part.get("type") == "text" or set(part) == {"text"}):
             texts.append(text_of(part.get("text"), f"{where}.text", what))
+        elif isinstance(part, dict) and part.get("type") in IMAGE_PARTS:
+            texts.append(IMAGE)
+            named = (part[key] for key in IMAGE_KEYS if not is_empty(part.get(key)))
+            images.append((next(named, None), where))
         else:
             kind = part.get("type", "unknown") if isinstance(part, dict) else part
             raise RowFault(
-                where, kind, "Only parts of text can be learned here.",
+                where, kind, "Only parts of text and images can be learned here.",
                 'Take the other parts out, or write {"type": "text", "text": "…"}.',
             )  # fmt: skip
-    return "\n".join(texts)
+    if not images:
+        return "\n".join(texts), []
+    # As templates write parts: nothing stands between an image and a text.
+    return "\n".join(texts).replace(f"\n{IMAGE}", IMAGE).replace(f"{IMAGE}\n", IMAGE), images
+
+
+def is_empty(image: object) -> bool:
+    """Whether the place where an image may be named holds none; Arrow fills it for every part."""
+    return image in (None, "") or (isinstance(image, dict) and all(one is None for one in image.values()))
 
 
 def _calls(value: object, field: str) -> list[dict]:
@@ -256,7 +282,9 @@ def mended(messages: list[Message], fixes: frozenset[str]) -> list[Message]:
     merged: list[Message] = []
     for one in messages:
         if merged and one["role"] == merged[-1]["role"] != "tool" and "tool_calls" not in (one | merged[-1]):
+            images = [*merged[-1].get("images", ()), *one.get("images", ())]
             merged[-1] = merged[-1] | {"content": f"{merged[-1]['content']}\n\n{one['content']}"}
+            merged[-1] |= {"images": images} if images else {}
         else:
             merged.append(one)
     return merged

@@ -1,12 +1,14 @@
 """The client of the chat worker, torch-free: base and tuned model answer one prompt side by side.
 
-Lines to the worker: {"kind": "ask", "id", "messages", "sampling"} and {"kind": "stop", "id"}. Lines from it: "ready"
-(tuned, mixed, device), "piece" (column, text), "done" (column, tokens, seconds, why), "answered" (prompt_tokens) and
+Lines to the worker: {"kind": "ask", "id", "messages", "sampling"} and {"kind": "stop", "id"}. A question about images
+has their bytes in base64 as "images", and in its messages U+FFFC for each of them. Lines from it: "ready" (tuned, mixed,
+device, images: whether it looks at some), "piece" (column, text), "done" (column, tokens, seconds, why), "answered" (prompt_tokens) and
 "error" (faults). The worker ends with the pipe, and its end frees all memory that it held.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import math
@@ -18,7 +20,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -28,6 +30,7 @@ from gemma_tune.runs.folder import find_run
 COLUMNS = ("base", "tuned")
 CLOSE_SECONDS = 3.0  # for the worker to end by itself before it is killed
 LOG_LINES = 20
+MOST_IMAGES, IMAGE_BYTES = 16, 20_000_000  # of one question; of one image as it is packed
 GONE = {"kind": "gone"}  # put into the queue when the worker's output ends
 
 
@@ -77,6 +80,22 @@ def _rule(name: str) -> str:
         return f"There is no such setting; there are {', '.join(RANGES)}."
     low, high, whole = RANGES[name]
     return f"It must be a {'whole ' if whole else ''}number from {low} to {high}."
+
+
+def _packed(images: Sequence[bytes]) -> list[str]:
+    """As they travel. Raises ConfigError where there is too much of them."""
+    faults = [
+        Fault(f"image {number}", f"{len(image):,} bytes", f"An image may have {IMAGE_BYTES // 1_000_000} MB.",
+              "Make it smaller; models read about 1,000 pixels a side.")
+        for number, image in enumerate(images, 1)
+        if len(image) > IMAGE_BYTES
+    ]  # fmt: skip
+    if len(images) > MOST_IMAGES:
+        rule = f"A question may have {MOST_IMAGES} images."
+        faults.append(Fault("images", f"{len(images)} images", rule, "Ask with fewer."))
+    if faults:
+        raise ConfigError(*faults)
+    return [base64.b64encode(image).decode() for image in images]
 
 
 class ChatSession:
@@ -138,9 +157,11 @@ class ChatSession:
                 self.facts = line
         return self.facts
 
-    def ask(self, messages: list[dict], sampling: dict) -> Iterator[dict]:
+    def ask(self, messages: list[dict], sampling: dict, images: Sequence[bytes] = ()) -> Iterator[dict]:
         """Lines of both columns as they come: pieces {"column", "text"}, then per column {"done": True, "column",
         "tokens", "seconds", "why"}. Closing the generator stops the answer. Raises ConfigError, ModelError, RunError.
+
+        `images`: files of them as they are, for a run that learned from some, in the order of their places.
         """
         if not self._asking.acquire(blocking=False):
             raise RunError.at(
@@ -148,8 +169,9 @@ class ChatSession:
             )
         try:
             Sampling.of(sampling)
+            seen = {"images": _packed(images)} if images else {}
             self._last_id += 1
-            self._send({"kind": "ask", "id": self._last_id, "messages": messages, "sampling": sampling})
+            self._send({"kind": "ask", "id": self._last_id, "messages": messages, "sampling": sampling, **seen})
             answered = False
             try:
                 yield from self._answer(self._last_id)

@@ -248,7 +248,7 @@ def _reported(tab: SetUp, config: RunConfig, report: data.Report, token: str | N
         parts["check_all"]: gr.update(visible=False),
         parts["views"]: gr.Tabs(visible=True) if len(store) else gr.Tabs(visible=True, selected="rejected"),
         parts["row"]: gr.update(maximum=max(2, len(store)), value=1, interactive=len(store) > 1),
-        parts["sees"]: data_rows.rendered(config, store.row(0), token) if len(store) else "",
+        parts["sees"]: data_rows.rendered(config, store.row(0), token, store=store) if len(store) else "",
         parts["lengths"]: data_views.lengths(report.lengths, config.train.max_length),
         parts["findings"]: data_views.findings(report.findings),
         parts["findings_tab"]: gr.Tab(label=f"Findings ({serious})" if serious else "Findings"),

@@ -10,10 +10,12 @@ import numpy as np
 
 from gemma_tune import data, hub
 from gemma_tune.config import RunConfig
+from gemma_tune.data.images import without_bytes
 from gemma_tune.errors import GemmaTuneError
 from gemma_tune.ui import checks, data_views, views
 from gemma_tune.ui.form import SetUp
 from gemma_tune.ui.reading import read_form
+from gemma_tune.ui.thumbnails import thumbnails
 
 PREVIEW_ROWS = 50
 PREVIEW_COLUMNS = 20
@@ -38,7 +40,7 @@ def show_row(tab: SetUp, raw: tuple, number: int, which: str, ids: bool) -> list
     place = min(max(1, int(number or 1)), len(rows))
     slider = gr.update(maximum=max(2, len(rows)), value=place, interactive=len(rows) > 1)
     row = report.prepared.store.row(int(rows[place - 1]))
-    return [slider, rendered(config, row, token, ids=ids)]
+    return [slider, rendered(config, row, token, ids=ids, store=report.prepared.store)]
 
 
 def _rows_to_show(report: data.Report, config: RunConfig, which: str) -> np.ndarray:
@@ -48,7 +50,15 @@ def _rows_to_show(report: data.Report, config: RunConfig, which: str) -> np.ndar
     return np.flatnonzero(long | (report.tokens.learned(config.train.max_length) == 0))
 
 
-def rendered(config: RunConfig, row: data.Row, token: str | None, *, ids: bool = False) -> str:
+def rendered(
+    config: RunConfig,
+    row: data.Row,
+    token: str | None,
+    *,
+    ids: bool = False,
+    store: data.Store | None = None,
+) -> str:
+    """One row as the model reads it, its images from the store where there is one already."""
     limit, answers_only = config.train.max_length, config.train.assistant_only_loss
     try:
         chat = data.ChatTokenizer.from_folder(
@@ -56,6 +66,7 @@ def rendered(config: RunConfig, row: data.Row, token: str | None, *, ids: bool =
         )
         pieces = chat.pieces(row, limit, answers_only)
         answers_alone = config.objective.type == "sft"
+        pictures = thumbnails([store.image_path(one["file"]) for one in row.images]) if store else []
         shown = data_views.rendered(
             pieces,
             row.number,
@@ -63,6 +74,7 @@ def rendered(config: RunConfig, row: data.Row, token: str | None, *, ids: bool =
             ids=ids,
             label=row.label,
             left_alone=answers_alone and row.label is False,
+            pictures=pictures,
         )
         if row.rejected_messages is None:
             return shown
@@ -82,11 +94,11 @@ def rendered(config: RunConfig, row: data.Row, token: str | None, *, ids: bool =
 def as_read(table: data.Table) -> str:
     def cell(value: Any) -> str:
         text = (
-            value
-            if isinstance(value, str)
+            without_bytes(value)
+            if isinstance(value, str | bytes)
             else ""
             if value is None
-            else json.dumps(value, ensure_ascii=False, default=str)
+            else json.dumps(without_bytes(value), ensure_ascii=False, default=str)
         )
         return text if len(text) <= PREVIEW_CHARACTERS else text[:PREVIEW_CHARACTERS] + "…"
 

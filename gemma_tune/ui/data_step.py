@@ -6,6 +6,7 @@ import gradio as gr
 
 from gemma_tune import hub
 from gemma_tune.config import RunConfig
+from gemma_tune.data.files import IMAGE_SUFFIXES, SUFFIXES
 from gemma_tune.data.rows import MECHANICAL
 from gemma_tune.data.sources import example_names
 from gemma_tune.ui.data_views import FIX_WORDS
@@ -23,11 +24,11 @@ KINDS = [
     ("TensorFlow Datasets", "tfds"),
     ("Folder on the server", "folder"),
 ]
-FILE_TYPES = [".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".txt", ".md", ".gz", ".zip"]
+FILE_TYPES = [*SUFFIXES, ".gz", ".zip", *IMAGE_SUFFIXES]
 # The fields of all schemas in the order of reading; a test holds them to `FORMATS`.
 FIELDS = (
     "messages", "conversations", "instruction", "input", "output", "prompt", "completion", "chosen", "rejected", "label",
-    "text", "system", "history", "tools",
+    "text", "system", "history", "tools", "images",
 )  # fmt: skip
 ROWS_SHOWN = [("all rows", "all"), ("rows that are too long", "limited")]
 SHOWN_AS = [("text", False), ("text with token ids", True)]
@@ -47,7 +48,10 @@ class RowNumber(gr.Slider):
 
 
 def build(tab: SetUp) -> None:
-    gr.HTML('<p class="gt-lead">What should it learn? Every row is checked now, before anything starts.</p>')
+    gr.HTML(
+        '<p class="gt-lead">What should it learn? Every row is checked now, before anything starts. '
+        "Rows may hold images, for models that see: Gemma 3 from 4B on and Gemma 4.</p>"
+    )
     _sources(tab)
     _settings(tab)
     _progress(tab)
@@ -72,7 +76,7 @@ def _sources(tab: SetUp) -> None:
         elem_classes="gt-choices",
     )
     parts["upload"] = gr.File(
-        label="JSON, JSONL, CSV, TSV, Parquet, text, gzip or zip; several at once if you like",
+        label="JSON, JSONL, CSV, TSV, Parquet, text, gzip or zip; several at once if you like, with the images that they name",
         file_count="multiple",
         file_types=FILE_TYPES,
         visible=False,

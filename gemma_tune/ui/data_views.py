@@ -155,13 +155,19 @@ def rendered(
     title: str = "",
     label: bool | None = None,
     left_alone: bool = False,
+    pictures: Sequence[str] = (),
 ) -> str:
     """One row as the model reads it: control tokens, learned tokens and the cut marked; with the ids where asked for.
 
-    `left_alone`: the objective does not learn from this answer.
+    `left_alone`: the objective does not learn from this answer. `pictures`: of its images in order, as data URIs.
     """
-    show = _with_ids if ids else _as_text
-    body = "".join(f'<span class="gt-{piece.kind}">{show(piece)}</span>' for piece in pieces)
+    show, waiting = _with_ids if ids else _as_text, iter(pictures)
+    body = "".join(
+        _image(piece, next(waiting, ""), ids)
+        if piece.kind == "image"
+        else f'<span class="gt-{piece.kind}">{show(piece)}</span>'
+        for piece in pieces
+    )
     heading = f'<div class="gt-cardhead"><h3>{escape(title or row_label(number, file))}</h3>{LABELS[label]}{LEFT_ALONE * left_alone}{_counts(pieces)}</div>'
     return (
         f'<div class="gt-card">{heading}{LEGEND}'
@@ -184,12 +190,21 @@ LEGEND = (
 
 def _counts(pieces: Sequence[Piece]) -> str:
     counts = {
-        kind: sum(len(one.tokens) for one in pieces if one.kind == kind)
-        for kind in ("prompt", "learned", "cut")
+        kind: sum(one.count for one in pieces if one.kind == kind)
+        for kind in ("prompt", "learned", "cut", "image")
     }
     words = f"{sum(counts.values()):,} tokens, {counts['learned']:,} learned"
     cut = f", {counts['cut']:,} cut" if counts["cut"] else ""
     return f'<span class="gt-note">{words}{cut}</span>'
+
+
+def _image(piece: Piece, picture: str, ids: bool) -> str:
+    """The picture in its place, with what it costs."""
+    drawn = f'<img src="{escape(picture)}" alt="the image of this row">' if picture else ""
+    words = f"image · {piece.image_tokens:,} tokens{' · beyond the maximum length' if piece.cut else ''}"
+    chip = f'<span class="gt-pill gt-nodot gt-{"warm" if piece.cut else "live"}">{words}</span>'
+    tokens = f'<span class="gt-prompt">{_with_ids(piece)}</span>' if ids else ""
+    return f'<span class="gt-image">{drawn}{chip}</span>{tokens}'
 
 
 def _as_text(piece: Piece) -> str:

@@ -20,7 +20,7 @@ from typing import TextIO
 
 import torch
 
-from gemma_tune import hub
+from gemma_tune import data, hub
 from gemma_tune.config import RunConfig
 from gemma_tune.data.rendering import ChatTokenizer
 from gemma_tune.errors import ConfigError, Fault, GemmaTuneError, ModelError, shown
@@ -28,7 +28,7 @@ from gemma_tune.runs.chat import Sampling
 from gemma_tune.runs.checkpoints import complete_checkpoints, is_complete
 from gemma_tune.runs.folder import RunFolder
 from gemma_tune.workers import memory, modeling
-from gemma_tune.workers.decoding import Done, InTurn, MixedBatch, answers
+from gemma_tune.workers.decoding import Beside, Done, InTurn, MixedBatch, answers, nothing_beside
 
 log = logging.getLogger("gemma_tune.workers.chat")
 
@@ -46,7 +46,9 @@ def main() -> int:
     except GemmaTuneError as error:
         wire.send("error", faults=[fault.as_dict() for fault in error.faults])
         return 3
-    wire.send("ready", tuned=chat.tuned_path.name, mixed=chat.mixed, device=str(chat.device))
+    wire.send(
+        "ready", tuned=chat.tuned_path.name, mixed=chat.mixed, device=str(chat.device), images=chat.sees
+    )
     while True:
         request = wire.requests.get()
         try:
@@ -104,11 +106,14 @@ class Chat:
         base_path = modeling.fetch(facts, token)
         self.tuned_path = tuned_folder(run, checkpoint)
         self._tuned_stamp = _stamp(self.tuned_path)
-        self._chat = ChatTokenizer.from_folder(self.tuned_path)
-        self.mixed, self._models = _loaded(config, facts, base_path, self.tuned_path)
+        self.sees = data.Store(run.data_dir).has_images
+        # A checkpoint does not hold how images are read, and the base's tokenizer is the same.
+        self._chat = ChatTokenizer.from_folder(base_path if self.sees else self.tuned_path)
+        self.mixed, self._models = _loaded(config, facts, base_path, self.tuned_path, self.sees)
         model = self._models.model
+        self._reader = _image_reader(model, base_path) if self.sees else None
         self.device = model.device
-        self._context_tokens = model.config.max_position_embeddings
+        self._context_tokens = model.config.get_text_config().max_position_embeddings
         self._end_ids = set(self._chat.end_ids) | _listed(model.generation_config.eos_token_id)
 
     def is_outdated(self) -> bool:
@@ -119,18 +124,33 @@ class Chat:
         """Streams both columns. Raises ConfigError where messages or sampling cannot be used."""
         request_id = request["id"]
         sampling = Sampling.of(request["sampling"])
-        prompt_ids = self._prompt_ids(request["messages"])
+        images, beside = self._looked_at(request.get("images", []))
+        prompt_ids = self._prompt_ids(request["messages"], images)
         room = self._context_tokens - len(prompt_ids)
         sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))
         stopped = partial(wire.is_stopped, request_id)
-        for found in answers(self._models, self._chat, prompt_ids, sampling, self._end_ids, stopped):
+        for found in answers(self._models, self._chat, prompt_ids, sampling, self._end_ids, stopped, beside):
             wire.send("done" if isinstance(found, Done) else "piece", id=request_id, **asdict(found))
         self._models.begin()  # lets go of the cache
         wire.send("answered", id=request_id, prompt_tokens=len(prompt_ids))
 
-    def _prompt_ids(self, messages: list[dict]) -> list[int]:
+    def _looked_at(self, packed: list[str]) -> tuple[list[dict], Beside]:
+        """The images of a question as rows name them, and what the model takes of them. Raises ConfigError."""
+        if self._reader is None:
+            if packed:
+                raise ConfigError.at(
+                    "images", f"{len(packed)} images", "This run learned from text, and its model reads no images.",
+                    "Ask without images.",
+                )  # fmt: skip
+            return [], nothing_beside
+        from gemma_tune.workers.images import question_images
+
+        images, pictures = question_images(packed)
+        return images, lambda ids: self._reader.inputs(ids, pictures * len(ids))
+
+    def _prompt_ids(self, messages: list[dict], images: list[dict]) -> list[int]:
         _check_turns(messages)
-        ids = self._chat.encode_prompt(messages)
+        ids = self._chat.encode_prompt(messages, images=images)
         if len(ids) >= self._context_tokens:
             raise ConfigError.at(
                 "prompt", f"{len(ids):,} tokens",
@@ -140,19 +160,26 @@ class Chat:
         return ids
 
 
+def _image_reader(model, folder: Path):
+    from gemma_tune.workers.images import ImageReader
+
+    return ImageReader.of(model, folder)
+
+
 def _loaded(
-    config: RunConfig, facts: hub.ModelFacts, base: Path, tuned: Path
+    config: RunConfig, facts: hub.ModelFacts, base: Path, tuned: Path, images: bool
 ) -> tuple[bool, MixedBatch | InTurn]:
     """What the run began from beside its result, and whether both answer in one batch."""
     quantized = config.method.quantization if config.method.type == "qlora" else ""
     size_bytes = partial(
-        memory.bytes_in, dtype=modeling.weights_dtype(config.model.dtype), quantization=quantized
+        memory.bytes_in, dtype=modeling.weights_dtype(config.model.dtype), quantization=quantized, images=images
     )
     if config.method.type == "full":
         memory.refuse_too_large([size_bytes(base), size_bytes(tuned)])
-        return False, InTurn([modeling.load_start(config, facts, base), modeling.load_base(config, tuned)])
+        before = modeling.load_start(config, facts, base, images=images)
+        return False, InTurn([before, modeling.load_base(config, tuned, images=images)])
     memory.refuse_too_large([size_bytes(base)])
-    model, first = modeling.load_base(config, base), modeling.BASE
+    model, first = modeling.load_base(config, base, images=images), modeling.BASE
     if facts.adapter:
         model, first = modeling.load_adapter(model, Path(facts.adapter), modeling.START), modeling.START
     model = modeling.load_adapter(model, tuned)

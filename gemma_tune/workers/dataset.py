@@ -24,6 +24,7 @@ from gemma_tune.workers import preference
 SPLIT = "split.npz"
 ROWS_AT_ONCE = 2_000
 SCHEMA = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
+IMAGE_FILES = pa.field("image_files", pa.list_(pa.string()))  # of the store, for rows with images
 NO_LIMIT = np.iinfo(np.int32).max
 
 
@@ -80,9 +81,9 @@ def encode(
         kept = preference.in_training_order(indices[usable[indices]], config)
         path = run.data_dir / f"{name}.arrow"
         if config.objective.type == "sft":
-            _write_arrow(
-                path, SCHEMA, _supervised(tokens, kept, NO_LIMIT if packed else config.train.max_length)
-            )
+            schema = SCHEMA.append(IMAGE_FILES) if rows.store.has_images else SCHEMA
+            limit = NO_LIMIT if packed else config.train.max_length
+            _write_arrow(path, schema, _supervised(rows.store, tokens, kept, limit, schema))
         else:
             columns, schema = preference.COLUMNS[config.objective.type]
             _write_arrow(path, schema, _in_batches(columns(rows.store, tokens, kept, config, chat), schema))
@@ -98,12 +99,18 @@ def encode(
     return side("training", rows.train), side("validation", rows.validation)
 
 
-def _supervised(tokens: data.Tokens, indices: np.ndarray, limit: int) -> Iterator[pa.RecordBatch]:
+def _supervised(
+    store: data.Store, tokens: data.Tokens, indices: np.ndarray, limit: int, schema: pa.Schema
+) -> Iterator[pa.RecordBatch]:
     for start in range(0, len(indices), ROWS_AT_ONCE):
-        ids, labels, lengths = tokens.batch(indices[start : start + ROWS_AT_ONCE], limit)
+        some = indices[start : start + ROWS_AT_ONCE]
+        ids, labels, lengths = tokens.batch(some, limit)
         offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
         columns = [pa.ListArray.from_arrays(offsets, pa.array(one)) for one in (ids, labels)]
-        yield pa.record_batch(columns, schema=SCHEMA)
+        if IMAGE_FILES.name in schema.names:
+            files = [[image["file"] for image in row.images] for row in store.rows(some)]
+            columns.append(pa.array(files, IMAGE_FILES.type))
+        yield pa.record_batch(columns, schema=schema)
 
 
 def _in_batches(rows: Iterator[dict], schema: pa.Schema) -> Iterator[pa.RecordBatch]:

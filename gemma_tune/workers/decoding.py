@@ -26,6 +26,13 @@ from gemma_tune.workers.modeling import BASE, TUNED
 
 INCOMPLETE = "\ufffd"  # how a decoder shows bytes that are no whole character yet
 
+# (prompt ids (B, T)) -> what a model with images takes beside them, the same images in each row
+Beside = Callable[[torch.Tensor], dict[str, torch.Tensor]]
+
+
+def nothing_beside(input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {}
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -53,10 +60,12 @@ class MixedBatch:
         self._cache = DynamicCache(config=self.model.config)
 
     @torch.inference_mode()
-    def logits(self, ids: list[list[int]]) -> torch.Tensor:
+    def logits(self, ids: list[list[int]], beside: Beside = nothing_beside) -> torch.Tensor:
         """(C, V) after each column's further tokens, equally many in both."""
+        input_ids = torch.tensor(ids, device=self.model.device)
         out = self.model(
-            input_ids=torch.tensor(ids, device=self.model.device),
+            input_ids=input_ids,
+            **beside(input_ids),
             past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=1,
@@ -80,13 +89,15 @@ class InTurn:
         self._caches = [DynamicCache(config=model.config) for model in self._models]
 
     @torch.inference_mode()
-    def logits(self, ids: list[list[int]]) -> torch.Tensor:
+    def logits(self, ids: list[list[int]], beside: Beside = nothing_beside) -> torch.Tensor:
         """(C, V), as MixedBatch."""
         rows = []
         for model, context, cache, row in zip(self._models, self._contexts, self._caches, ids, strict=True):
             with context():
+                input_ids = torch.tensor([row], device=model.device)
                 out = model(
-                    input_ids=torch.tensor([row], device=model.device),
+                    input_ids=input_ids,
+                    **beside(input_ids),
                     past_key_values=cache,
                     use_cache=True,
                     logits_to_keep=1,
@@ -122,8 +133,9 @@ def answers(
     sampling: Sampling,
     end_ids: set[int],
     stopped: Callable[[], bool],
+    beside: Beside = nothing_beside,
 ) -> Iterator[Piece | Done]:
-    """Pieces of both columns as they come, and each column's Done."""
+    """Pieces of both columns as they come, and each column's Done. `beside`: of the prompt; an answer has no images."""
     models.begin()
     columns = [_Column(name, chat, sampling, end_ids) for name in COLUMNS]
     ids = [prompt_ids] * len(columns)
@@ -133,10 +145,11 @@ def answers(
                 column.why = column.why or "stopped"
                 yield from column.told()
             return
-        logits = models.logits(ids)
+        logits = models.logits(ids, beside)
         for column, row in zip(columns, logits, strict=True):
             column.take(row)
             yield from column.told()
+        beside = nothing_beside
         ids = [[column.last] for column in columns]  # a column that is done goes on unheard
 
 

@@ -6,17 +6,19 @@ Both answer greedily. The validation loss is the one that the trainer logs: the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 from trl.trainer.utils import pad
 
-from gemma_tune.data.rendering import NOT_LEARNED, ChatTokenizer
+from gemma_tune.data.rendering import NOT_LEARNED, ChatTokenizer, places_in
 from gemma_tune.data.rows import Message, Row
 
 Stop = Callable[[], object]  # true where the user asked to stop
-Encoded = dict[str, list[int]]
+Encoded = dict[str, list]  # input_ids, labels; image_files where the run has images
+Beside = Callable[[torch.Tensor, list[str]], dict]  # (ids (B, T), files of their images) -> further inputs of the model
 
 
 class ReportStopped(Exception):
@@ -38,6 +40,7 @@ class Question:
     messages: list[Message]
     expected: str
     prompt_ids: list[int]
+    image_files: list[str] = field(default_factory=list)  # of the run's store, in the order of their places
 
 
 @dataclass(frozen=True)
@@ -80,15 +83,22 @@ def questions_of(
         if not before or row.label is False or ("tool_calls" in last and not calls):
             continue
         encoded = chat.encode(row)
-        if encoded.refusal:
+        images = row.images[: places_in(before)] if row.images else []
+        if encoded.refusal or len(images) != len(row.images):  # an answer is written without images
             continue
-        prompt_ids = chat.encode_prompt(before, row.tools)
+        prompt_ids = chat.encode_prompt(before, row.tools, images)
         expected = last["content"]
         if calls:
             expected = chat.decode(encoded.ids[len(prompt_ids) :], skip_special_tokens=False)
         if len(prompt_ids) + max_new_tokens <= context_tokens:
-            questions.append(Question(row.number, before, expected, prompt_ids))
+            files = [image["file"] for image in images]
+            questions.append(Question(row.number, before, expected, prompt_ids, files))
     return questions
+
+
+def nothing_beside(input_ids: torch.Tensor, files: list[str]) -> dict:
+    """Of a text model."""
+    return {}
 
 
 def measure(
@@ -101,13 +111,14 @@ def measure(
     batch_rows: int,
     stop: Stop,
     calls: bool = False,
+    beside: Beside = nothing_beside,
 ) -> Measured:
     """Answers and losses. The model must have TRL's fused head. Raises ReportStopped."""
     model.eval()
     with torch.no_grad():
-        answers = answer_all(model, chat, questions, max_new_tokens, batch_rows, stop, calls)
+        answers = answer_all(model, chat, questions, max_new_tokens, batch_rows, stop, calls, beside)
         if not held_out.others:
-            return Measured(answers, validation_loss(model, held_out.wanted, batch_rows, stop))
+            return Measured(answers, validation_loss(model, held_out.wanted, batch_rows, stop, beside))
         wanted, others = (
             row_losses(model, rows, batch_rows, stop) for rows in (held_out.wanted, held_out.others)
         )
@@ -125,14 +136,16 @@ def answer_all(
     batch_rows: int,
     stop: Stop,
     calls: bool = False,
+    beside: Beside = nothing_beside,
 ) -> list[str]:
     """Greedy answers in the questions' order; prompts of like length share a batch. `calls`: with control tokens."""
     answers = [""] * len(questions)
     by_length = sorted(range(len(questions)), key=lambda index: len(questions[index].prompt_ids))
     for batch in _batches(by_length, batch_rows):
-        texts = answer_batch(
-            model, chat, [questions[index].prompt_ids for index in batch], max_new_tokens, stop, calls
-        )
+        asked = [questions[index] for index in batch]
+        files = [name for question in asked for name in question.image_files]
+        prompts = [question.prompt_ids for question in asked]
+        texts = answer_batch(model, chat, prompts, max_new_tokens, stop, calls, partial(beside, files=files))
         for index, text in zip(batch, texts, strict=True):
             answers[index] = text
     return answers
@@ -145,6 +158,7 @@ def answer_batch(
     max_new_tokens: int,
     stop: Stop,
     calls: bool = False,
+    beside: Callable[[torch.Tensor], dict] = lambda _: {},
 ) -> list[str]:
     ids = [torch.tensor(prompt) for prompt in prompts]
     input_ids = pad(ids, padding_value=0, padding_side="left").to(model.device)
@@ -154,6 +168,7 @@ def answer_batch(
     out = model.generate(
         input_ids=input_ids,
         attention_mask=attended,
+        **beside(input_ids),
         do_sample=False,
         top_k=None,
         top_p=None,
@@ -168,9 +183,12 @@ def answer_batch(
     return [chat.decode(row, not calls) for row in out[:, input_ids.shape[1] :].tolist()]
 
 
-def validation_loss(model, rows: Sequence[Encoded], batch_rows: int, stop: Stop) -> float | None:
+def validation_loss(
+    model, rows: Sequence[Encoded], batch_rows: int, stop: Stop, beside: Beside = nothing_beside
+) -> float | None:
     """Per token, each batch's mean weighted by its rows."""
-    total = sum(out.loss.item() * len(batch) for batch, _, out in _scored(model, rows, batch_rows, stop))
+    scored = _scored(model, rows, batch_rows, stop, beside)
+    total = sum(out.loss.item() * len(batch) for batch, _, out in scored)
     return total / len(rows) if rows else None
 
 
@@ -183,7 +201,9 @@ def row_losses(model, rows: Sequence[Encoded], batch_rows: int, stop: Stop) -> l
     return losses
 
 
-def _scored(model, rows: Sequence[Encoded], batch_rows: int, stop: Stop) -> Iterator[tuple]:
+def _scored(
+    model, rows: Sequence[Encoded], batch_rows: int, stop: Stop, beside: Beside = nothing_beside
+) -> Iterator[tuple]:
     """(rows, labels (B, T), the model's output) of each batch."""
     for batch in _batches(rows, batch_rows):
         if stop():
@@ -193,9 +213,11 @@ def _scored(model, rows: Sequence[Encoded], batch_rows: int, stop: Stop) -> Iter
         labels = pad([torch.tensor(row["labels"]) for row in batch], padding_value=NOT_LEARNED).to(
             model.device
         )
+        input_ids = pad(ids, padding_value=0).to(model.device)
         yield batch, labels, model(
-            input_ids=pad(ids, padding_value=0).to(model.device),
+            input_ids=input_ids,
             attention_mask=pad(attended, padding_value=0).to(model.device),
+            **beside(input_ids, [name for row in batch for name in row.get("image_files", ())]),
             labels=labels,
             fused_lm_head=True,
         )  # fmt: skip

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from safetensors import safe_open
 from torch import nn
 
 from gemma_tune.config import RunConfig
@@ -52,7 +53,7 @@ def refuse_foreign_tokenizer(tokenizer, model: transformers.PreTrainedModel) -> 
             "Use the tokenizer that belongs to the model.",
         )  # fmt: skip
     for name in ("bos_token_id", "pad_token_id"):
-        ours, theirs = getattr(tokenizer, name), getattr(model.config, name, None)
+        ours, theirs = getattr(tokenizer, name), getattr(model.config.get_text_config(), name, None)
         if None not in (ours, theirs) and ours != theirs:
             raise ModelError.at(
                 f"tokenizer.{name}", ours, f"The model was trained with {theirs}.",
@@ -139,6 +140,22 @@ def refuse_other_task(config: RunConfig, adapter: Path) -> None:
         )  # fmt: skip
 
 
+def refuse_other_model(config: RunConfig, adapter: Path, images: bool) -> None:
+    """An adapter of a whole multimodal model names its layers otherwise than one of the text model alone."""
+    weights = adapter / "adapter_model.safetensors"
+    if not weights.is_file():
+        return  # told where it is loaded
+    with safe_open(weights, "pt") as file:
+        of_whole = any(".language_model." in name for name in file.keys())  # noqa: SIM118 (not a mapping)
+    if of_whole == images:
+        return
+    fits, now = ("the whole model", "hold no images") if of_whole else ("the text model alone", "hold images")
+    raise ModelError.at(
+        "model.id", config.model.id, f"Its adapter belongs to {fits}, and the rows of this run {now}.",
+        "Go on from a run with the method full, or begin from the base.",
+    )  # fmt: skip
+
+
 def refuse_reentrant_checkpointing(config: RunConfig, model: nn.Module) -> None:
     """Layers that share keys and values get no gradient through them from a reentrant checkpoint, as TRL must use it here.
 
@@ -155,7 +172,7 @@ def refuse_reentrant_checkpointing(config: RunConfig, model: nn.Module) -> None:
 
 
 def shares_keys(model: nn.Module) -> bool:
-    return getattr(model.config, "num_kv_shared_layers", 0) > 0
+    return getattr(model.config.get_text_config(), "num_kv_shared_layers", 0) > 0
 
 
 def expert_parameters(model: nn.Module) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import json
 import multiprocessing
 import os
@@ -22,9 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gemma_tune import config as configuration
-from gemma_tune import hub
+from gemma_tune import hub, support
 from gemma_tune.config import RunConfig
-from gemma_tune.errors import DataError, GemmaTuneError, ModelError
+from gemma_tune.errors import ConfigError, DataError, GemmaTuneError, ModelError
 from gemma_tune.forecast import LIBRARIES_BYTES
 from gemma_tune.objectives import OBJECTIVES
 from gemma_tune.runs.folder import RunFolder
@@ -65,18 +66,21 @@ def measure(config: RunConfig, folder: Path, token: str | None, *, allow_random:
     tokenizer_folder = hub.tokenizer_folder(config.model.id, facts.revision or "main", token)
     rows = dataset.rows_of(run, config, token)
     tokens = dataset.tokens_of(rows, config, tokenizer_folder)
-    weights = _weights(config, facts, folder, allow_random=allow_random)
+    images = rows.store.has_images
+    if fault := support.fault_of(config, facts.model_type, images=images):
+        raise ConfigError(fault)
+    weights = _weights(config, facts, folder, allow_random=allow_random, images=images)
 
     from gemma_tune.data.rendering import ChatTokenizer
 
     session = startup.import_session(config)
     session._quiet()
-    _import_rest(config, facts)
+    _import_rest(config, facts, images)
     train, validation = dataset.encode(run, rows, config, tokens, ChatTokenizer.from_folder(tokenizer_folder))
     dataset.refuse_nothing_to_learn(train, config)
     _tell("phase", name="loading")
     before = _resident_bytes("VmRSS")
-    trainer, usual_share = _trainer(config, facts, weights, folder, tokenizer_folder, train.path, validation)
+    trainer, usual_share = _trainer(config, facts, weights, folder, tokenizer_folder, train.path, validation, rows)
     _forget_peak()
     _tell("phase", name="training")
     timed = _Timer()
@@ -96,13 +100,17 @@ def measure(config: RunConfig, folder: Path, token: str | None, *, allow_random:
     }
 
 
-def _import_rest(config: RunConfig, facts: hub.ModelFacts) -> None:
+def _import_rest(config: RunConfig, facts: hub.ModelFacts, images: bool) -> None:
     """What is imported late otherwise, and would count as the model's."""
     import trl
 
     from gemma_tune.workers import modeling
 
-    modeling.text_class(facts.model_type)
+    if images:
+        importlib.import_module("gemma_tune.workers.images")
+        modeling.whole_class(Path(config.model.id), facts.model_type)
+    else:
+        modeling.text_class(facts.model_type)
     getattr(trl, OBJECTIVES[config.objective.type].trainer, None)
 
 
@@ -116,7 +124,9 @@ def _on_disk(facts: hub.ModelFacts) -> Path | None:
     return Path(facts.path) if facts.on_disk and facts.path else None
 
 
-def _weights(config: RunConfig, facts: hub.ModelFacts, folder: Path, *, allow_random: bool) -> Path:
+def _weights(
+    config: RunConfig, facts: hub.ModelFacts, folder: Path, *, allow_random: bool, images: bool = False
+) -> Path:
     """The folder that the model is loaded from."""
     if found := _on_disk(facts):
         return found
@@ -128,16 +138,16 @@ def _weights(config: RunConfig, facts: hub.ModelFacts, folder: Path, *, allow_ra
         )  # fmt: skip
     _tell("phase", name="making random weights")
     made = folder / "random"
-    make_random(json.loads(shape.read_text(encoding="utf-8")), made)
+    make_random(json.loads(shape.read_text(encoding="utf-8")), made, images=images)
     return made
 
 
-def make_random(values: dict, folder: Path) -> None:
-    """A checkpoint with random weights in bfloat16, text model only, made by a process of its own.
+def make_random(values: dict, folder: Path, *, images: bool = False) -> None:
+    """A checkpoint with random weights in bfloat16, made by a process of its own: the text model, with `images` the whole.
 
     `values`: of a config.json, multimodal or not. What making it takes does not count for the process that measures.
     """
-    child = multiprocessing.get_context("spawn").Process(target=_save_random, args=(values, folder))
+    child = multiprocessing.get_context("spawn").Process(target=_save_random, args=(values, folder, images))
     child.start()
     child.join()
     if child.exitcode:
@@ -146,18 +156,20 @@ def make_random(values: dict, folder: Path) -> None:
         )
 
 
-def _save_random(values: dict, folder: Path) -> None:
+def _save_random(values: dict, folder: Path, images: bool) -> None:
     import torch
     from transformers import CONFIG_MAPPING
 
     from gemma_tune.workers import modeling
 
-    text = values.get("text_config") or values
+    text = values if images else values.get("text_config") or values
     kind = text.get("model_type") or values["model_type"]
-    kind = kind if kind.endswith("_text") or f"{kind}_text" not in CONFIG_MAPPING else f"{kind}_text"
+    if not images and not kind.endswith("_text") and f"{kind}_text" in CONFIG_MAPPING:
+        kind = f"{kind}_text"
     config = CONFIG_MAPPING[kind](**{name: one for name, one in text.items() if name != "model_type"})
+    made = modeling.whole_class(folder, kind) if images else modeling.text_class(kind)
     with torch.device("meta"):
-        model = modeling.text_class(kind)(config).to(torch.bfloat16)
+        model = made(config).to(torch.bfloat16)
     model.to_empty(device="cpu").tie_weights()
     with torch.no_grad():
         for weights in model.parameters():
@@ -176,11 +188,12 @@ def _trainer(
     tokenizer_folder: Path,
     train_path: Path,
     validation: dataset.Side,
+    kept: dataset.Rows,
 ) -> tuple:
     """(our trainer of the objective on the longest rows, how much shorter usual rows are)."""
     from datasets import Dataset
 
-    from gemma_tune.workers import adapters, arguments, modeling, trainers
+    from gemma_tune.workers import adapters, arguments, modeling, session, trainers
 
     rows = Dataset.from_file(str(train_path))
     accumulated = min(config.train.gradient_accumulation_steps, MOST_ACCUMULATED)
@@ -195,13 +208,15 @@ def _trainer(
     args.save_strategy = args.eval_strategy = "no"
     args.load_best_model_at_end = False
     args.train_sampling_strategy = "sequential"  # each micro-batch holds the longest rows once
-    model = modeling.load_start(config, facts, weights, partial(_tell, "warning"))
+    images = kept.store.has_images
+    model = modeling.load_start(config, facts, weights, partial(_tell, "warning"), images=images)
     tokenizer = modeling.load_tokenizer(tokenizer_folder)
+    collator = session.collator_of(session.pictures_of(kept, model, tokenizer_folder), tokenizer)
     adapter = adapters.adapter_config(config, model)
     if adapters.takes_from_base(adapter):
         model, _ = adapters.begun(model, adapter)
         adapter = None
-    trainer = trainers.build_trainer(config, args, model, tokenizer, longest, held, adapter, [])
+    trainer = trainers.build_trainer(config, args, model, tokenizer, longest, held, adapter, [], collator)
     return trainer, _mean_tokens(rows) / max(_mean_tokens(longest), 1)
 
 

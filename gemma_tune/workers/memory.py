@@ -17,24 +17,25 @@ LANGUAGE_NAMES = re.compile("|".join(modeling.LANGUAGE_PART))
 QUANTIZED_BYTES = {"nf4": 0.5 + 4 / 64, "int8": 1.0}
 
 
-def bytes_in(folder: Path, dtype: torch.dtype, quantization: str = "") -> float:
-    """What the text model in a folder takes once loaded, from the headers of its files."""
-    linear, other = parameters_in(folder)
+def bytes_in(folder: Path, dtype: torch.dtype, quantization: str = "", *, images: bool = False) -> float:
+    """What the model in a folder takes once loaded, from the headers of its files: the text model, with `images` the whole."""
+    linear, other = parameters_in(folder, images=images)
     return linear * QUANTIZED_BYTES.get(quantization, dtype.itemsize) + other * dtype.itemsize
 
 
-def parameters_in(folder: Path) -> tuple[int, int]:
-    """How many numbers of the text model stand in linear layers, and how many elsewhere."""
+def parameters_in(folder: Path, *, images: bool = False) -> tuple[int, int]:
+    """How many numbers stand in linear layers of the text model, and how many elsewhere; the towers only with `images`."""
     multimodal = MODEL_TYPES[modeling.checked_model_type(folder)]
     linear = other = 0
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             for key in file.keys():  # noqa: SIM118 (not a mapping)
-                if multimodal and not LANGUAGE_NAMES.match(key):
+                of_tower = multimodal and not LANGUAGE_NAMES.match(key)
+                if of_tower and not images:
                     continue
                 shape = file.get_slice(key).get_shape()
                 count = torch.Size(shape).numel()
-                if len(shape) == 2 and "embed_tokens" not in key and "lm_head" not in key:
+                if not of_tower and len(shape) == 2 and "embed_tokens" not in key and "lm_head" not in key:
                     linear += count
                 else:
                     other += count

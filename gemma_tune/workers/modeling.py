@@ -1,7 +1,8 @@
 """Loads a Gemma and its tokenizer as a run asks for it: plain or quantized, with or without an adapter.
 
 Only a `model_type` of `catalog.MODEL_TYPES` reaches `from_pretrained`; no remote code, weights from safetensors only. Of
-a multimodal checkpoint the language part alone is loaded, and it is saved as a text model.
+a multimodal checkpoint the language part alone is loaded, and it is saved as a text model; the whole of it where the
+rows hold images.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from gemma_tune import hub, support
 from gemma_tune.catalog import MODEL_TYPES
 from gemma_tune.config import RunConfig
 from gemma_tune.errors import ModelError
-from gemma_tune.workers import guards, quantization
+from gemma_tune.workers import guards, quantization, towers
 from gemma_tune.workers.guards import refuse_foreign_tokenizer
 
 __all__ = [
@@ -55,6 +56,10 @@ class TextClass:
     scores: str = ""
 
 
+WHOLE_CLASSES = {  # with the towers, of `support.IMAGE_MODEL_TYPES`
+    "gemma3": "Gemma3ForConditionalGeneration",
+    "gemma4": "Gemma4ForConditionalGeneration",
+}
 _GEMMA3 = TextClass("Gemma3ForCausalLM", "Gemma3TextForSequenceClassification")
 _GEMMA3N = TextClass("Gemma3nForCausalLM")
 _GEMMA4 = TextClass("Gemma4ForCausalLM")
@@ -128,7 +133,12 @@ def load_tokenizer(folder: Path):
 
 
 def load_start(
-    config: RunConfig, facts: hub.ModelFacts, folder: Path, tell: Tell = log.warning
+    config: RunConfig,
+    facts: hub.ModelFacts,
+    folder: Path,
+    tell: Tell = log.warning,
+    *,
+    images: bool = False,
 ) -> transformers.PreTrainedModel:
     """What a run's training begins from: the base in `folder`, with the adapter of an earlier run where it goes on.
 
@@ -138,7 +148,8 @@ def load_start(
     guards.refuse_leaky_packing(config)
     if facts.adapter:
         guards.refuse_other_task(config, Path(facts.adapter))
-    model = load_base(config, folder, tell)
+        guards.refuse_other_model(config, Path(facts.adapter), images)
+    model = load_base(config, folder, tell, images=images)
     guards.refuse_reentrant_checkpointing(config, model)
     if facts.adapter and config.method.type == "full":
         return quantization.merge(model, Path(facts.adapter))
@@ -150,7 +161,9 @@ def load_start(
     return model
 
 
-def load_base(config: RunConfig, folder: Path, tell: Tell = log.warning) -> transformers.PreTrainedModel:
+def load_base(
+    config: RunConfig, folder: Path, tell: Tell = log.warning, *, images: bool = False
+) -> transformers.PreTrainedModel:
     """The base model of a run, quantized where its method says so, in evaluation mode."""
     return load_model(
         folder,
@@ -158,6 +171,7 @@ def load_base(config: RunConfig, folder: Path, tell: Tell = log.warning) -> tran
         attention=config.model.attn_implementation,
         quantized=quantization.quantization_config(config),
         scores=config.objective.type == "reward",
+        images=images,
         tell=tell,
     )
 
@@ -169,28 +183,31 @@ def load_model(
     attention: str = "auto",
     quantized: transformers.BitsAndBytesConfig | None = None,
     scores: bool = False,
+    images: bool = False,
     tell: Tell = log.warning,
 ) -> transformers.PreTrainedModel:
     """The text model in evaluation mode, on the GPU where there is one. Raises ModelError and ConfigError.
 
-    `scores`: with a reward model's head, which is new where the checkpoint has none.
+    `scores`: with a reward model's head, which is new where the checkpoint has none. `images`: the whole multimodal
+    model, whose towers are frozen.
     """
     model_type = checked_model_type(folder)
     guards.refuse_float16(dtype)
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    multimodal = MODEL_TYPES[model_type]
-    config = config.text_config if multimodal else config
+    kind = whole_class(folder, model_type) if images else text_class(model_type, scores)
+    part = MODEL_TYPES[model_type] and not images
+    config = config.text_config if part else config
     if note := guards.float16_note(config, dtype):
         tell(note)
     if scores:
         config.num_labels = 1
     with _quiet():
-        model, loading = text_class(model_type, scores).from_pretrained(
+        model, loading = kind.from_pretrained(
             folder,
             config=config,
-            key_mapping=LANGUAGE_PART if multimodal else None,
+            key_mapping=LANGUAGE_PART if part else None,
             dtype=dtype,
-            attn_implementation=guards.attention_of(config, attention),
+            attn_implementation=guards.attention_of(config.get_text_config(), attention),
             quantization_config=quantized,
             device_map=_placed(),
             use_safetensors=True,
@@ -198,14 +215,17 @@ def load_model(
             output_loading_info=True,
         )
     guards.refuse_random_weights(folder, loading)
-    if multimodal:
+    if part:
         log.info("Of the multimodal checkpoint only the language part is loaded and trained.")
     if quantized:
         quantization.make_trainable(model)
         if note := guards.unquantized_experts_note(model):
             tell(note)
-    # Otherwise saving gives the multimodal names back to a text checkpoint, which then loads as random weights.
-    model._weight_conversions = None
+    if images:
+        towers.freeze(model)
+    else:
+        # Otherwise saving gives the multimodal names back to a text checkpoint, which then loads as random weights.
+        model._weight_conversions = None
     return model.eval()
 
 
@@ -226,6 +246,15 @@ def text_class(model_type: str, scores: bool = False) -> type[transformers.PreTr
     if not found:
         raise ModelError(support.fault(model_type, "reward"))
     return getattr(transformers, found)
+
+
+def whole_class(folder: Path, model_type: str) -> type[transformers.PreTrainedModel]:
+    if model_type not in WHOLE_CLASSES:
+        raise ModelError.at(
+            str(folder), model_type, "This kind of model reads no images here.",
+            f"Choose a model of one of these types: {', '.join(WHOLE_CLASSES)}.",
+        )  # fmt: skip
+    return getattr(transformers, WHOLE_CLASSES[model_type])
 
 
 def checked_model_type(folder: Path) -> str:

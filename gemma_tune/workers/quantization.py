@@ -14,10 +14,14 @@ from torch import nn
 
 from gemma_tune.config import RunConfig
 from gemma_tune.errors import ModelError
+from gemma_tune.workers import towers
 
 # Left at full width beside the embeddings: a few thousand numbers that decide much (Gemma 3n's AltUp, whose code also
-# reads the weights itself, and the router of a mixture of experts).
-KEPT_WHOLE = ["lm_head", "modality_router", "prediction_coefs", "correction_coefs", "router.proj", "score"]
+# reads the weights itself, and the router of a mixture of experts). The towers too, through which each image goes once.
+KEPT_WHOLE = [
+    "lm_head", "modality_router", "prediction_coefs", "correction_coefs", "router.proj", "score",
+    *(rf".*\.{name}" for name in (*towers.FROZEN, *towers.PROJECTORS)),  # whole, whatever stands in them
+]  # fmt: skip
 SMALLEST_INPUT, OUTPUT_MULTIPLE = 64, 32  # of bitsandbytes' nf4 product on a CPU
 
 
@@ -81,5 +85,9 @@ def merge(base: transformers.PreTrainedModel, adapter: Path) -> transformers.Pre
     if is_quantized(base):
         base = base.dequantize().to(dtype)
     merged = PeftModel.from_pretrained(base, adapter).merge_and_unload(safe_merge=True)
-    merged._weight_conversions = None  # saved under the names of a text model
-    return merged.requires_grad_(True)  # PEFT froze them
+    merged.requires_grad_(True)  # PEFT froze them
+    if towers.frozen_parts(merged):
+        towers.freeze(merged)
+    else:
+        merged._weight_conversions = None  # saved under the names of a text model
+    return merged

@@ -32,8 +32,11 @@ def write_report(
     encoded: Dataset,
     *,
     keeps_base: bool,
+    pictures=None,
 ) -> None:
-    """`keeps_base`: the base is the tuned model without its adapter; else it is loaded again. Raises ReportStopped."""
+    """`keeps_base`: the base is the tuned model without its adapter; else it is loaded again. `pictures`: the images of
+    the rows (`images.StoredImages`), where they have some. Raises ReportStopped.
+    """
     if job.config.objective.type == "reward":
         _tell_scores(job, model, encoded)
         return
@@ -56,8 +59,9 @@ def write_report(
         batch_rows=config.eval.per_device_eval_batch_size,
         stop=partial(callbacks.stop_mode, job.run),
         calls=calls,
+        beside=pictures.beside if pictures else evaluate.nothing_beside,
     )
-    tuned, base = _both(job, model, measure, keeps_base)
+    tuned, base = _both(job, model, measure, keeps_base, images=pictures is not None)
     _tell(job, questions, base, tuned)
 
 
@@ -88,7 +92,9 @@ def _scored(prompt: list[int], answer: list[int], limit: int) -> evaluate.Encode
     }
 
 
-def _both(job: Job, model, measure: partial, keeps_base: bool) -> tuple[Measured, Measured]:
+def _both(
+    job: Job, model, measure: partial, keeps_base: bool, *, images: bool = False
+) -> tuple[Measured, Measured]:
     """(tuned, base)"""
     _score_like_trl(model)
     tuned = measure(model)
@@ -99,7 +105,9 @@ def _both(job: Job, model, measure: partial, keeps_base: bool) -> tuple[Measured
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    model = modeling.load_start(job.config, job.facts, modeling.fetch(job.facts, job.token))
+    model = modeling.load_start(
+        job.config, job.facts, modeling.fetch(job.facts, job.token), images=images
+    )
     _score_like_trl(model)
     return tuned, measure(model)
 
@@ -118,6 +126,7 @@ def _tell(job: Job, questions: list[Question], base: Measured, tuned: Measured) 
             "base": base_answer,
             "tuned": tuned_answer,
         }
+        | ({"images": question.image_files} if question.image_files else {})
         for question, base_answer, tuned_answer in zip(questions, base.answers, tuned.answers, strict=True)
     ]
     summary = {"rows": len(questions)} | {

@@ -29,6 +29,7 @@ from gemma_tune.workers import (
     modeling,
     report,
     sft,
+    towers,
     trainers,
 )
 from gemma_tune.workers.first_step import FirstStepCallback
@@ -49,16 +50,16 @@ def work(job: Job) -> None:
     rows = dataset.rows_of(job.run, job.config, job.token)
     tokens = dataset.tokens_of(rows, job.config, folder)
     train, validation = _encode(job, rows, tokens, chat)
-    model, tokenizer = _load(job, chat)
+    model, tokenizer, pictures = _load(job, chat, rows)
     if callbacks.stop_mode(job.run):
         job.write("trained", step=_step_of(job.resume_from), stopped=True)
         return
-    result = _train(job, model, tokenizer, train, validation)
+    result = _train(job, model, tokenizer, train, validation, pictures)
     if not result.stopped and state.is_main_process and job.config.eval.exact_match_rows and validation:
         job.write("phase", name="evaluating")
         try:
             report.write_report(
-                job, chat, result.model, rows, tokens, validation, keeps_base=result.keeps_base
+                job, chat, result.model, rows, tokens, validation, keeps_base=result.keeps_base, pictures=pictures
             )
         except evaluate.ReportStopped:
             log.info("The report was stopped; the model is saved.")
@@ -102,8 +103,8 @@ def _encode(
     return loaded[0], loaded[1]
 
 
-def _load(job: Job, chat: ChatTokenizer):
-    """Model and tokenizer, checked against each other."""
+def _load(job: Job, chat: ChatTokenizer, rows: dataset.Rows):
+    """Model and tokenizer, checked against each other; and the rows' images as the model reads them, None without any."""
     if job.facts.adapter and job.config.objective.type == "reward" and job.config.method.type != "full":
         raise ConfigError.at(
             "model.id", job.config.model.id, "An adapter that writes answers cannot go on as one that scores them.",
@@ -114,19 +115,31 @@ def _load(job: Job, chat: ChatTokenizer):
     folder = modeling.fetch(job.facts, job.token)
     job.write("phase", name="loading")
     transformers.set_seed(job.config.train.seed)  # a new head of a reward model is drawn at random
-    model = modeling.load_start(job.config, job.facts, folder, partial(_warn, job))
+    images = rows.store.has_images
+    model = modeling.load_start(job.config, job.facts, folder, partial(_warn, job), images=images)
     tokenizer = modeling.load_tokenizer(folder)
     modeling.refuse_foreign_tokenizer(tokenizer, model)
     if getattr(model, "generation_config", None):  # a reward model writes nothing
         model.generation_config.eos_token_id = chat.end_ids  # what is saved stops at the end of a turn
-    return model, tokenizer
+    return model, tokenizer, pictures_of(rows, model, folder)
+
+
+def pictures_of(rows: dataset.Rows, model, folder: Path):
+    """The rows' images as the model reads them (`images.StoredImages`); None where they have none."""
+    if not rows.store.has_images:
+        return None
+    from gemma_tune.workers.images import ImageReader, StoredImages
+
+    return StoredImages(ImageReader.of(model, folder), rows.store)
 
 
 def _warn(job: Job, message: str) -> None:
     job.write("warning", message=message)
 
 
-def _train(job: Job, model, tokenizer, train_rows: Dataset, validation_rows: Dataset | None) -> Result:
+def _train(
+    job: Job, model, tokenizer, train_rows: Dataset, validation_rows: Dataset | None, pictures=None
+) -> Result:
     config, run = job.config, job.run
     args = arguments.training_arguments(
         config,
@@ -145,8 +158,10 @@ def _train(job: Job, model, tokenizer, train_rows: Dataset, validation_rows: Dat
     if args.metric_for_best_model and config.eval.early_stopping_patience:
         told.append(EarlyStoppingCallback(config.eval.early_stopping_patience))
     trainer = trainers.build_trainer(
-        config, args, model, tokenizer, train_rows, validation_rows, adapter, told
+        config, args, model, tokenizer, train_rows, validation_rows, adapter, told, collator_of(pictures, tokenizer)
     )
+    if pictures and (note := towers.note(trainer.model)):
+        _warn(job, note)
     if start:  # in a checkpoint it must say so: what is left of the base is found again by it
         trainer.model.peft_config["default"].init_lora_weights = start
     for reason in trainer.levers.reasons if isinstance(trainer, sft.Trainer) else ():
@@ -158,10 +173,19 @@ def _train(job: Job, model, tokenizer, train_rows: Dataset, validation_rows: Dat
     best = state.best_global_step if args.load_best_model_at_end else None
     job.write("trained", step=state.global_step, stopped=stop.stopped, early_stopped=early, best_step=best)
     job.write("phase", name="saving")
-    save_model(job, trainer, None if start == "loftq" else origin)
+    save_model(job, trainer, None if start == "loftq" else origin, pictures)
     trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     trainer.accelerator.free_memory()
     return Result(trained, stop.stopped, keeps_base=config.method.type != "full" and not origin)
+
+
+def collator_of(pictures, tokenizer):
+    """Of rows with images; TRL's own for any other."""
+    if pictures is None:
+        return None
+    from gemma_tune.workers.images import Collator
+
+    return Collator(pictures, tokenizer.pad_token_id)
 
 
 def _run(job: Job, trainer: Trainer) -> None:
@@ -176,10 +200,11 @@ def _run(job: Job, trainer: Trainer) -> None:
         trainer._load_from_checkpoint(best)
 
 
-def save_model(job: Job, trainer: Trainer, origin: adapters.Origin | None = None) -> None:
+def save_model(job: Job, trainer: Trainer, origin: adapters.Origin | None = None, pictures=None) -> None:
     """Writes the folder `model` whole or not at all; one of an earlier attempt stays until then.
 
-    `origin`: what an adapter began with that took it from the base.
+    `origin`: what an adapter began with that took it from the base. `pictures`: of rows with images; how they are read
+    is saved with the model.
     """
     draft, final, old = (job.run.path / name for name in ("model.part", "model", "model.old"))
     first = trainer.args.should_save  # one process of each host that keeps the result
@@ -194,6 +219,8 @@ def save_model(job: Job, trainer: Trainer, origin: adapters.Origin | None = None
     shutil.rmtree(draft / "ref", ignore_errors=True)  # the adapter that the preference was learned against
     if origin:
         adapters.make_plain(draft, origin)
+    if pictures:
+        pictures.reader.save(draft)
     _name_base(draft / "adapter_config.json", job.facts)
     if final.exists():
         final.rename(old)

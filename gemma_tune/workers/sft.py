@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Callable
 
 import torch
 from datasets import Dataset
@@ -35,6 +36,11 @@ class Trainer(StoppableValidation, SFTTrainer):
             fused_head.add_fused_head(base)
         if levers.fast_norm:
             fast.use_fast_norms(base)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if "image_files" not in self._signature_columns:  # the collator's, where the rows hold images
+            self._signature_columns.append("image_files")
 
     def training_step(self, *args, **kwargs):
         with documents.attending(_plain(self.model).config, self.levers.attention):
@@ -84,10 +90,11 @@ def sft_trainer(
     validation_rows: Dataset | None,
     peft_config: PeftConfig | None,
     callbacks: list,
+    collator: Callable[[list[dict]], dict] | None = None,
 ) -> Trainer:
     """The trainer, ready for `train()`, on rows of `input_ids` and `labels` as long as each other.
 
-    `args` stays as it is. Raises ConfigError where packing would leak, and what TRL and PEFT raise.
+    `args` stays as it is. `collator`: of rows that hold more than ids. Raises ConfigError where packing would leak, and what TRL and PEFT raise.
     """
     if args.packing and args.packing_strategy == LEAKY_PACKING:
         raise ConfigError.at(
@@ -99,6 +106,8 @@ def sft_trainer(
         log.warning("%s", reason)
     args = copy.copy(args)
     args.padding_free = chosen.padding_free
+    if collator and peft_config is None and not isinstance(model, PeftModel):
+        args.ddp_find_unused_parameters = True  # a batch without an image leaves what brings images in without a gradient
     if args.packing and not chosen.padding_free:
         args.packing = args.eval_packing = False
     return Trainer(
@@ -110,6 +119,7 @@ def sft_trainer(
         eval_dataset=validation_rows,
         peft_config=peft_config,
         callbacks=callbacks,
+        data_collator=collator,
     )
 
 

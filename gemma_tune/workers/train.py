@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path
 from types import ModuleType
 
-from gemma_tune import data, hub
+from gemma_tune import data, hub, support
 from gemma_tune.config import RunConfig
-from gemma_tune.errors import AccessError, DataError, Fault, GemmaTuneError, RunError, shown
+from gemma_tune.errors import AccessError, ConfigError, DataError, Fault, GemmaTuneError, RunError, shown
 from gemma_tune.runs.checkpoints import is_complete, remove_partial_checkpoints
 from gemma_tune.runs.events import EventWriter
 from gemma_tune.runs.folder import RunFolder, write_json
@@ -84,6 +84,8 @@ def _work(
         write_json(run.provenance_path, run.provenance() | {"model_revision": facts.revision})
         try:
             rows = dataset.rows_of(run, config, token, partial(_look_for_stop, run))
+            if fault := support.fault_of(config, facts.model_type, images=rows.store.has_images):
+                raise ConfigError(fault)
             folder = hub.tokenizer_folder(config.model.id, facts.revision or "main", token)
             dataset.tokens_of(
                 rows, config, folder, partial(_look_for_stop, run)

@@ -37,10 +37,11 @@ def build_trainer(
     validation_rows: Dataset | None,
     peft_config: PeftConfig | None,
     callbacks: list,
+    collator: Callable[[list[dict]], dict] | None = None,
 ) -> Trainer:
     """The trainer, ready for `train()`. Raises ConfigError where TRL or PEFT refuse a combination of settings.
 
-    `model` may be a PeftModel whose adapter is trained further, then without `peft_config`: DPO and KTO hold a frozen
+    `collator`: of supervised rows with images. `model` may be a PeftModel whose adapter is trained further, then without `peft_config`: DPO and KTO hold a frozen
     copy of it as their reference.
     """
     if isinstance(model, PeftModel) and config.method.type == "full":
@@ -54,6 +55,8 @@ def build_trainer(
         "peft_config": peft_config,
         "callbacks": callbacks,
     }
+    if collator:
+        given["data_collator"] = collator
     try:
         trainer = BUILDERS[config.objective.type](config, given)
     except (ValueError, TypeError, NotImplementedError) as error:
@@ -74,7 +77,7 @@ def _sft(config: RunConfig, given: dict) -> Trainer:
 
     return sft_trainer(
         config, given["args"], given["model"], given["processing_class"], given["train_dataset"],
-        given["eval_dataset"], given["peft_config"], given["callbacks"],
+        given["eval_dataset"], given["peft_config"], given["callbacks"], given.get("data_collator"),
     )  # fmt: skip
 
 

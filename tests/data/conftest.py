@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
-from tiny_tokenizer import build_family
+from tiny_tokenizer import build_family, build_seeing
 
 from gemma_tune.data.rendering import ChatTokenizer
 
@@ -37,6 +37,19 @@ def chat_of(folder_of):
         return chats[family]
 
     return chat
+
+
+@pytest.fixture(scope="session")
+def seeing_folder(tmp_path_factory):
+    """The folder of the tokenizer of "gemma3" or "gemma4" that reads images."""
+    folders: dict[str, Path] = {}
+
+    def folder(family: str) -> Path:
+        if family not in folders:
+            folders[family] = build_seeing(tmp_path_factory.mktemp(f"seeing_{family}"), family)
+        return folders[family]
+
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,13 @@
 import json
 import math
 import re
+import shutil
 import time
 from collections import Counter
 
 import numpy as np
 import pytest
+from pictures import data_uri, picture
 from tiny_tokenizer import build_tokenizer
 
 from gemma_tune import catalog, config
@@ -378,3 +380,92 @@ def test_preferences_learn_answers_only_whatever_the_setting_says(aimed, write):
     source = write("a.jsonl", SHORT)
     one, other = (check(aimed(source, "dpo", assistant_only_loss=wanted)) for wanted in (True, False))
     assert one.supervised_tokens == other.supervised_tokens < one.total_tokens
+
+
+# ---- images ----------------------------------------------------------------------------------------------------------
+def seen(count: int, images: int = 1, colours: int = 20) -> list[dict]:
+    return [
+        {"images": [data_uri(picture((4 + number % colours, 5)))] * images, "prompt": f"question {number}", "completion": "It is."}
+        for number in range(count)
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def seeing(seeing_folder, folder, monkeypatch):
+    def configure(source: str, family: str = "gemma3", objective: str = "sft", **train):
+        model = seeing_folder(family)
+        monkeypatch.setenv("GEMMA_TUNE_ROOTS", str(model))
+        values = {
+            "model": {"id": str(model)}, "data": {"source": source}, "objective": {"type": objective},
+            "train": {"per_device_train_batch_size": 2, **train},
+        }  # fmt: skip
+        return config.parse(values)
+
+    return configure
+
+
+@pytest.mark.parametrize("family", ["gemma3", "gemma4"])
+def test_rows_with_images_are_checked_like_others(seeing, write, family):
+    report = check(seeing(write("a.jsonl", seen(20)), family))
+    assert not report.faults and report.train_rows == 18 and report.tokens.image_ends.all()
+    assert not [one for one in report.findings if "copies" in one.title or "same" in one.title]
+
+
+def test_images_and_a_model_that_reads_text_only_are_one_fault_of_the_set(configured, write):
+    report = check(configured(write("a.jsonl", [*seen(3), *PAIRS])))
+    (fault,) = report.faults
+    assert fault.where == "model.id" and "images" in fault.rule and "take the images out" in fault.way_out
+    assert report.tokens is None and report.rows_accepted == 23 and not report.limited
+
+
+def test_a_model_whose_image_processor_is_missing_is_one_fault_of_the_set(
+    seeing_folder, folder, write, monkeypatch
+):
+    model = shutil.copytree(seeing_folder("gemma4"), folder / "model")
+    (model / "preprocessor_config.json").unlink()
+    values = {"model": {"id": str(model)}, "data": {"source": write("a.jsonl", seen(20))}}
+    (fault,) = check(config.parse(values)).faults
+    assert fault.value == str(model) and "no preprocessor_config.json" in fault.rule
+
+
+@pytest.mark.parametrize("objective", ["dpo", "kto", "orpo", "grpo"])
+def test_images_are_learned_from_answers_only_and_another_objective_is_one_fault(seeing, write, objective):
+    (fault,) = check(
+        seeing(write("a.jsonl", seen(20)), objective=objective, per_device_train_batch_size=8)
+    ).faults
+    assert (fault.where, fault.value) == ("objective.type", objective) and "sft" in fault.way_out
+
+
+def test_images_beside_preferences_leave_every_row_out(seeing, write):
+    rows = [
+        {"image": data_uri(picture()), "prompt": f"p{n}", "chosen": "a", "rejected": "b"} for n in range(5)
+    ]
+    report = check(seeing(write("a.jsonl", rows), objective="dpo"))
+    assert report.rows_rejected == 5 and "None of the 5 rows" in report.faults[0].rule
+    assert "not from preferences" in report.faults[1].rule
+
+
+def test_rows_whose_images_would_be_cut_are_left_out_with_the_length_that_they_need(seeing, write):
+    rows = [*seen(58), *seen(2, images=9)]
+    whole = check(seeing(write("a.jsonl", rows)))
+    limit = int(whole.tokens.image_ends.max()) - 1
+    needed = int(whole.tokens.before_learned().max()) + 1
+    report = check(seeing(write("a.jsonl", rows), max_length=limit))
+    assert not report.faults and report.unlearnable_rows in (1, 2)
+    cut = [one for one in report.limited if "never cut" in one.rule]
+    assert len(cut) == report.unlearnable_rows and f"max_length to {needed} or more" in cut[0].way_out
+    (fault,) = check(seeing(write("b.jsonl", seen(20, images=9)), max_length=limit)).faults
+    assert fault.where == "train.max_length" and int(re.search(r"above (\d+)", fault.way_out)[1]) >= limit
+
+
+def test_the_same_question_about_another_image_is_another_row(seeing, write):
+    same = [
+        {"image": data_uri(picture((5 + n, 5))), "prompt": "What is this?", "completion": "A square."}
+        for n in range(30)
+    ]
+    report = check(seeing(write("a.jsonl", same)))
+    assert [one.title for one in report.findings if one.tone == "warm"] == []
+    report = check(seeing(write("b.jsonl", [*same, same[0]])))
+    assert [(one.title, one.count) for one in report.findings if "copies" in one.title] == [
+        ("Exact copies", 1)
+    ]

@@ -5,8 +5,18 @@ from hypothesis import strategies as st
 
 from gemma_tune.data import facts
 from gemma_tune.data.duplicates import similarity
-from gemma_tune.data.facts import CONTROL, HTML, PLACEHOLDER, SHORT, TURN_TOKEN, flags_of, noted, what_is_odd
-from gemma_tune.data.rows import Row
+from gemma_tune.data.facts import (
+    CONTROL,
+    FACTS,
+    HTML,
+    PLACEHOLDER,
+    SHORT,
+    TURN_TOKEN,
+    flags_of,
+    noted,
+    what_is_odd,
+)
+from gemma_tune.data.rows import IMAGE, Row
 
 
 def pair(question: str, answer: str) -> list[dict]:
@@ -69,6 +79,25 @@ def test_a_system_text_and_tools_are_part_of_the_prompt():
         )
     }
     assert len(prompts) == 3
+
+
+def test_rows_that_differ_in_their_images_alone_are_different_and_a_place_is_no_text():
+    turns = [
+        {"role": "user", "content": f"{IMAGE}What is it?"},
+        {"role": "assistant", "content": "A cat, asleep."},
+    ]
+    one, again, other, none = (
+        noted(Row(1, turns, images=[{"file": file, "width": 1, "height": 1}] if file else []), 0)
+        for file in ("a.png", "a.png", "b.png", "")
+    )
+    names = FACTS.names
+    assert one[0] == again[0] and (one[1] == again[1]).all() and similarity(one[1][None], other[1][None]) == 0
+    for name in ("identity", "prompt"):
+        at = names.index(name)
+        assert one[0][at] != other[0][at]
+    at = names.index("prompt_characters")
+    assert none[0][at] == one[0][at] + 1, "in a row without images it is text"
+    assert not one[0][names.index("flags")] & (CONTROL | TURN_TOKEN)
 
 
 def test_identities_are_the_same_on_every_machine():

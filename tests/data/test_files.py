@@ -35,7 +35,7 @@ def test_a_folder_means_its_files_of_rows_in_the_order_of_their_names(folder):
         "c.parquet",
         "d.md",
         "e.jsonl.gz",
-        "photo.png",
+        "photo.tiff",
         ".hidden.json",
         "_draft.json",
     ):
@@ -47,13 +47,13 @@ def test_a_folder_means_its_files_of_rows_in_the_order_of_their_names(folder):
     names = [file.label for file in found]
     assert names == ["a.csv", "b.jsonl", "c.parquet", "d.md", "e.jsonl.gz", "f.zip/one.txt", "f.zip/two.json"]
     assert [file.suffix for file in found][4:] == [".jsonl", ".txt", ".json"]
-    assert notes == ["2 other files are passed over: photo.png, sub."]
+    assert notes == ["2 other files are passed over: photo.tiff, sub."]
 
 
 def test_of_many_files_that_are_passed_over_the_first_are_named(folder):
-    for name in ["a.json", *(f"{number}.png" for number in range(7))]:
+    for name in ["a.json", *(f"{number}.doc" for number in range(7))]:
         (folder / name).write_text("x")
-    assert files_of(folder)[1] == ["7 other files are passed over: 0.png, 1.png, 2.png, 3.png, 4.png, …."]
+    assert files_of(folder)[1] == ["7 other files are passed over: 0.doc, 1.doc, 2.doc, 3.doc, 4.doc, …."]
 
 
 def test_a_zip_means_its_files_of_rows_without_what_a_mac_adds(folder):

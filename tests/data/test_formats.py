@@ -354,7 +354,7 @@ def test_rows_are_of_trls_dataset_types_by_its_own_judgement():
         ({"messages": [user("a"), answer(7)]}, "messages[1].content", "7", "not a number", "quotes"),
         ({"messages": [user("a"), {"role": "tool", "content": "b"}]}, "messages[1].role", "b", "must follow the assistant", "tool_calls"),
         ({"messages": [user("a"), {"role": "robot", "content": "b"}]}, "messages[1].role", "robot", "not known", "assistant"),
-        ({"messages": [user([{"type": "image", "url": "u"}]), answer("b")]}, "messages[0].content[0]", "image", "Only parts of text", "Take"),
+        ({"messages": [user([{"type": "audio", "url": "u"}]), answer("b")]}, "messages[0].content[0]", "audio", "Only parts of text", "Take"),
         ({"messages": [user("a"), {"role": "assistant", "content": "b", "tool_calls": [{"id": "1"}]}]}, "messages[1].tool_calls[0]", "id", "needs the name", "Write"),
         ({"messages": turns("a", "b"), "tools": "[{"}, "tools", "[{", "not valid JSON", "double quotes"),
         ({"messages": turns("a", "b"), "tools": [{"description": "x"}]}, "tools[0]", "x", "A tool needs a name", "Write"),

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fake_hub import VALID_TOKEN, serve
+from PIL import Image
 
 from gemma_tune.data.hub_sets import hub_choices, open_hub
 from gemma_tune.errors import DataError
@@ -52,7 +53,7 @@ for call in json.loads(sys.argv[1]):
         found = look(**call)
     except GemmaTuneError as error:
         found = {"kind": type(error).__name__, **error.faults[0].as_dict(), "seconds": time.monotonic() - begun}
-    print(json.dumps(found))
+    print(json.dumps(found, default=bytes.hex))
 print(json.dumps("torch" in sys.modules))
 """
 
@@ -67,18 +68,36 @@ def parquet(columns: dict[str, list], features: dict | None = None, rows_a_group
 
 
 def pictures() -> bytes:
-    """Pictures that no library could decode beside text."""
+    """Pictures and sound that no library could decode beside text."""
     broken = [{"bytes": b"no picture", "path": "x"}] * 3
     text = {"dtype": "string", "_type": "Value"}
     features = {
         "text": text,
         "image": {"_type": "Image"},
         "pages": {"feature": {"_type": "Image"}, "_type": "List"},
+        "parts": {"feature": {"type": text, "image": {"_type": "Image"}}, "_type": "List"},
         "about": {"sound": {"_type": "Audio"}, "title": text},
     }
     about = [{"sound": one, "title": "x"} for one in broken]
-    columns = {"text": ["a", "b", "c"], "image": broken, "pages": [[one] for one in broken], "about": about}
+    parts = [[{"type": "image", "image": one}] for one in broken]
+    pages = [[one] for one in broken]
+    columns = {"text": ["a", "b", "c"], "image": broken, "pages": pages, "parts": parts, "about": about}
     return parquet(columns, features)
+
+
+def picture(colour: str) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 6), colour).save(file, "PNG")
+    return file.getvalue()
+
+
+def image_folder() -> dict[str, bytes]:
+    """Image files with a table of what is said of each, as the Hub knows such a repository."""
+    told = [
+        {"file_name": f"{colour}.png", "prompt": "Which?", "completion": colour} for colour in ("red", "blue")
+    ]
+    pictures = {f"{colour}.png": picture(colour) for colour in ("red", "blue")}
+    return pictures | {"metadata.jsonl": "\n".join(map(json.dumps, told)).encode()}
 
 
 def noise(count: int) -> list[str]:
@@ -115,6 +134,8 @@ CALLS = {
     "empty": {"repo": "me/empty"},
     "pictures": {"repo": "me/pictures"},
     "pictures streamed": {"repo": "me/pictures", "whole": False},
+    "image folder": {"repo": "me/image-folder"},
+    "image folder streamed": {"repo": "me/image-folder", "whole": False},
     "gated": {"repo": "me/gated"},
     "gated, wrong token": {"repo": "me/gated", "token": "hf_wrong"},
     "gated, token": {"repo": "me/gated", "token": VALID_TOKEN},
@@ -146,6 +167,7 @@ def hub():
         hub.add("datasets/me/unreadable", {"cat.bin": b"x"})
         hub.add("datasets/me/empty", {"train.jsonl": b""})
         hub.add("datasets/me/pictures", {"train.parquet": pictures()})
+        hub.add("datasets/me/image-folder", image_folder())
         hub.add("datasets/me/gated", {"train.jsonl": ROWS}, gated="manual")
         hub.add("datasets/me/private", {"train.jsonl": ROWS}, private=True)
         files = {
@@ -231,13 +253,20 @@ def test_no_set_brings_torch_into_the_process(found):
     assert found["torch"] is False
 
 
-def test_pictures_and_sound_are_left_out_undecoded_so_that_the_text_can_be_used(found):
+def test_images_come_as_their_bytes_undecoded_and_sound_is_left_out(found):
+    image = {"bytes": b"no picture".hex(), "path": "x"}
     for one in (found["pictures"], found["pictures streamed"]):
-        assert one["rows"] == [[1, {"text": "a"}], [2, {"text": "b"}], [3, {"text": "c"}]]
-        assert one["columns"] == ["text"]
-        assert one["notes"] == [
-            "Columns of pictures, sound or other media are left out: image, pages, about."
-        ]
+        parts = [{"type": "image", "image": image}]
+        told = {"image": image, "pages": [image], "parts": parts}
+        assert one["rows"] == [[at, {"text": text, **told}] for at, text in enumerate("abc", 1)]
+        assert one["columns"] == ["text", "image", "pages", "parts"]
+        assert one["notes"] == ["Columns of sound, video or other media are left out: about."]
+
+
+def test_images_that_are_files_of_the_repository_are_read(found):
+    for one in (found["image folder"], found["image folder streamed"]):
+        cells = {row["completion"]: row["image"]["bytes"] for _, row in one["rows"]}
+        assert cells == {colour: picture(colour).hex() for colour in ("red", "blue")}
 
 
 def test_a_set_that_cannot_be_read_says_why(found):

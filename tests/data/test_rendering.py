@@ -5,8 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_tokenizer import GEMMA_4, build_tokenizer, trl_template
 
-from gemma_tune.data.rendering import NOT_LEARNED, ChatTokenizer, tokenizer_digest
+from gemma_tune.data.rendering import NOT_LEARNED, ChatTokenizer
 from gemma_tune.data.rows import Row
+from gemma_tune.data.tokenizer_files import tokenizer_digest
 from gemma_tune.errors import ModelError
 
 FAMILIES = ["gemma2", "gemma3", "gemma4", "functiongemma"]

@@ -6,7 +6,8 @@ import pytest
 
 from gemma_tune import hub
 from gemma_tune.data import example_names, first_rows, keep_uploads, open_source, read
-from gemma_tune.data.sources import _safe_name, open_each
+from gemma_tune.data.files import safe_name
+from gemma_tune.data.sources import open_each
 from gemma_tune.errors import ConfigError, DataError
 
 LINE = '{"prompt": "a", "completion": "b"}\n'
@@ -41,7 +42,7 @@ def test_an_upload_is_kept_once_under_its_hash_and_a_safe_name(folder, browser):
     ],
 )
 def test_the_name_of_an_upload_keeps_what_tells_its_kind(name, safe):
-    assert _safe_name(Path(name)) == safe
+    assert safe_name(Path(name).name) == safe
 
 
 def test_several_uploads_are_kept_as_one_folder_whatever_their_order(folder, browser):

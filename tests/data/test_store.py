@@ -5,6 +5,7 @@ import signal
 import threading
 
 import pytest
+from pictures import picture
 
 from gemma_tune.data import parallel, store
 from gemma_tune.data.formats import recognise
@@ -134,15 +135,15 @@ class in_another_process:  # noqa: N801  a function that a spawned process can b
     def __init__(self, pid: int) -> None:
         self.pid = pid
 
-    def __call__(self, piece, parts):
+    def __call__(self, piece, parts, images):
         assert os.getpid() != self.pid
-        return CONVERT(piece, parts)
+        return CONVERT(piece, parts, images)
 
 
 CONVERT = store.convert_piece
 
 
-def kill(piece, parts):
+def kill(piece, parts, images):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -297,6 +298,25 @@ def test_a_run_has_its_own_copy_that_outlives_the_cache(folder):
     assert contents(copy) == expected and copy.row(3).number == 4 and len(list(copy.rejected())) == 2
     again = stored([part_of([*PAIRS, *BROKEN])], unwatched).copy_to(folder / "run" / "data")
     assert contents(again) == expected
+
+
+def test_the_images_of_rows_are_part_of_the_store_of_its_copy_and_of_its_weight(folder, write, monkeypatch):
+    contents = [picture((5 + n, 5)) for n in range(3)]
+    for number, content in enumerate(contents):
+        (folder / f"{number}.png").write_bytes(content)
+    rows = [{"prompt": "a", "completion": str(n), "image": f"{n}.png"} for n in range(3)]
+    found = stored([part_of(write("a.jsonl", rows))], unwatched)
+    assert found.has_images and not stored([part_of(PAIRS)], unwatched).has_images
+    copy = found.copy_to(folder / "run")
+    found.copy_to(folder / "run")
+    shutil.rmtree(found.folder)
+    assert [copy.image_path(row.images[0]["file"]).read_bytes() for row in copy.rows(range(3))] == contents
+    assert copy.has_images and not list(copy.folder.rglob("*.part"))
+    assert store._bytes_in(copy.folder) == sum(
+        path.stat().st_size for path in [*copy.folder.glob("*.*"), *(copy.folder / "images").iterdir()]
+    )
+    (copy.folder / META).write_text(json.dumps({"key": "a", "files": [""], "rejected": 0}))
+    assert not Store(copy.folder).has_images, "a folder of an earlier version"
 
 
 def test_where_nothing_can_be_linked_it_is_copied(folder, monkeypatch):

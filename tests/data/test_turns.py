@@ -84,7 +84,7 @@ def test_content_in_parts_is_the_texts_one_after_the_other(content, expected):
 @pytest.mark.parametrize(
     ("part", "field", "value"),
     [
-        ({"type": "image", "image": "x"}, "m[0].content[1]", "image"),
+        ({"type": "video", "video": "x"}, "m[0].content[1]", "video"),
         ({"type": "input_audio"}, "m[0].content[1]", "input_audio"),
         ({"text": "a", "more": 1}, "m[0].content[1]", "unknown"),
         (7, "m[0].content[1]", 7),

@@ -1,10 +1,17 @@
 """What the data step shows for a source, without a browser: the very updates that Gradio would send."""
 
+import base64
 import csv
+import io
 import json
+import re
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from data.tiny_tokenizer import build_seeing
+from PIL import Image
 
 from gemma_tune import data
 from gemma_tune.config import RunConfig
@@ -73,6 +80,59 @@ def test_good_data_are_shown_with_the_first_row_as_the_model_sees_it(tab):
     assert "560" in shown["summary"] and "gt-learned" in shown["sees"]
     assert shown["row"]["maximum"] == 560 and "No row is left out" in shown["nothing"]
     assert shown["data.columns.messages"]["choices"][0] == ("automatic: messages", "")
+
+
+def seeing(tmp_path: Path, count: int = 40) -> Path:
+    """Rows about images beside them."""
+    (tmp_path / "set" / "images").mkdir(parents=True)
+    rows = [
+        {"image": f"images/{n}.png", "prompt": "What?", "completion": f"Number {n}."} for n in range(count)
+    ]
+    for number in range(count):
+        Image.new("RGB", (400, 300 + number), "teal").save(tmp_path / "set" / "images" / f"{number}.png")
+    (tmp_path / "set" / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return tmp_path / "set"
+
+
+def test_rows_with_images_are_shown_with_them(tab, tmp_path):
+    model = str(build_seeing(tmp_path / "model", "gemma3"))
+    shown = check(tab, str(seeing(tmp_path)), **{"model.id": model})
+    assert "gt-bad" not in shown["summary"] and "image · 4 tokens" in shown["sees"]
+    kind, _, content = re.search(r'src="(data:image/jpeg);(base64),([^"]+)"', shown["sees"]).groups()
+    with Image.open(io.BytesIO(base64.b64decode(content))) as thumbnail:
+        assert kind == "data:image/jpeg" and thumbnail.size == (160, 120)
+    assert (
+        "images/0.png" in shown["read"]
+        and shown["data.columns.images"]["choices"][0][0] == "automatic: image"
+    )
+    raw = values(tab, str(tmp_path / "set"), **{"model.id": model})
+    _, second = data_rows.show_row(tab, raw, 2, "all", True)
+    assert "image · 4 tokens" in second and "<rt>" in second and second.count("<img") == 1
+
+
+def test_rows_with_images_and_a_model_that_reads_text_only_say_what_to_do(tab, tmp_path):
+    shown = check(tab, str(seeing(tmp_path)))
+    assert "gt-bad" in shown["summary"] and "images" in shown["summary"]
+    assert "reads text only" in shown["sees"] and "Gemma 3 4B or larger" in shown["sees"]
+
+
+def test_cells_of_bytes_are_told_by_their_size(tab, tmp_path):
+    image = (seeing(tmp_path, 1) / "images" / "0.png").read_bytes()
+    columns = {"image": [{"bytes": image, "path": "a"}] * 20, "prompt": ["q"] * 20, "completion": ["a"] * 20}
+    pq.write_table(pa.table({**columns, "raw": [image] * 20}), tmp_path / "a.parquet")
+    shown = check(tab, str(tmp_path / "a.parquet"))
+    assert shown["read"].count(f"{len(image):,} bytes") == 40 and "PNG" not in shown["read"]
+
+
+def test_images_can_be_uploaded_beside_their_rows(tab, tmp_path):
+    assert {".png", ".jpg", ".jpeg", ".webp"} <= set(tab.parts["upload"].file_types)
+    folder = seeing(tmp_path, 20)
+    kept, *_ = data_sources._keep_uploads(
+        [str(folder / "rows.jsonl"), *map(str, (folder / "images").iterdir())]
+    )
+    model = str(build_seeing(tmp_path / "model", "gemma4"))
+    assert "gt-bad" not in (shown := check(tab, kept, **{"model.id": model}))["summary"]
+    assert "<img" in shown["sees"]
 
 
 def test_a_pair_is_shown_with_both_answers(tab):

@@ -44,6 +44,23 @@ def test_ids_stand_over_their_tokens_and_counts_tell_what_is_cut():
     assert "3 tokens, 0 learned, 1 cut" in page
 
 
+def test_an_image_is_shown_in_its_place_with_what_it_costs():
+    marks = [(5, "<b>"), (6, "(soft)"), (7, "</b>")]
+    pieces = [
+        Piece("before", "prompt", [(1, "before")]),
+        Piece("<b><soft></b>", "image", marks, image_tokens=256),
+        Piece("<b><soft></b>", "image", marks, image_tokens=1_256, cut=True),
+    ]
+    page = data_views.rendered(pieces, 1, pictures=["data:image/jpeg;base64,AAAA"])
+    assert page.count("<img") == 1 and 'src="data:image/jpeg;base64,AAAA"' in page
+    assert page.index("before") < page.index("<img") < page.index("image · 256 tokens")
+    assert "image · 1,256 tokens · beyond the maximum length" in page
+    assert "1,517 tokens, 0 learned" in page and "(soft)" not in page
+    ids = data_views.rendered(pieces, 1, ids=True)
+    assert "<ruby>(soft)<rt>6</rt></ruby>" in ids and "<img" not in ids
+    assert "<img src=x" not in data_views.rendered(pieces, 1, pictures=['x"><img src=x onerror=alert(1)>'])
+
+
 def test_the_histogram_counts_every_row_and_draws_the_maximum_length_in():
     page = data_views.lengths(np.array([10, 20, 500]), 256)
     assert page.count("gt-over") >= 1 and "longest 500" in page and "maximum 256" in page

@@ -8,7 +8,7 @@ from gemma_tune import config
 from gemma_tune.runs.folder import RunFolder, create_run
 from gemma_tune.workers import callbacks
 
-from . import tiny
+from . import pictures, tiny
 
 torch.set_num_threads(1)  # tests share the machine, and the models are tiny
 
@@ -78,6 +78,12 @@ def talks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "talks.jsonl"
     path.write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in tiny.conversations()))
     return path
+
+
+@pytest.fixture(scope="session")
+def painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """64 questions about one-colour pictures as messages JSONL."""
+    return pictures.write_pictures(tmp_path_factory.mktemp("painted") / "painted.jsonl")
 
 
 @pytest.fixture

@@ -1,9 +1,10 @@
 """Tiny random Gemmas with a tokenizer of their own: the smallest real thing that trains in seconds."""
 
+import json
 from pathlib import Path
 
 import torch
-from data.tiny_tokenizer import build_family
+from data.tiny_tokenizer import build_family, trl_template
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoTokenizer,
@@ -12,6 +13,7 @@ from transformers import (
     Gemma3Config,
     Gemma3ForCausalLM,
     Gemma3ForConditionalGeneration,
+    Gemma3ImageProcessorPil,
     Gemma3nConfig,
     Gemma3nForCausalLM,
     Gemma3nTextConfig,
@@ -19,6 +21,7 @@ from transformers import (
     Gemma4Config,
     Gemma4ForCausalLM,
     Gemma4ForConditionalGeneration,
+    Gemma4ImageProcessorPil,
     Gemma4TextConfig,
     Gemma4UnifiedConfig,
     Gemma4UnifiedForConditionalGeneration,
@@ -48,6 +51,10 @@ DEEP_SHAPE = SHAPE | {  # every linear layer a multiple of 64, as nf4 wants it o
     "head_dim": 64,
     "layer_types": ["sliding_attention", "full_attention"] * 2,
 }
+IMAGE_TOKENS_3 = {
+    "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>",
+}  # fmt: skip
+IMAGE_TOKENS_4 = {"boi_token": "<|image>", "eoi_token": "<image|>", "image_token": "<|image|>"}
 COLOURS = ["red", "blue", "green", "yellow", "grey", "pink"]
 THINGS = ["boat", "hat", "door", "cup", "tree", "bird", "stone", "lamp"]
 
@@ -131,7 +138,9 @@ def save_function_gemma(folder: Path) -> Path:
 
 
 def save_multimodal_gemma3(folder: Path) -> Path:
-    tokens = tokenizer()
+    """Four tokens for an image, one for each of its patches."""
+    tokens = with_images(tokenizer(), IMAGE_TOKENS_3, trl_template("gemma3"))
+    ids = tokens.get_vocab()
     vision = {
         "hidden_size": 32,
         "intermediate_size": 32,
@@ -140,14 +149,26 @@ def save_multimodal_gemma3(folder: Path) -> Path:
         "image_size": 28,
         "patch_size": 14,
     }
-    text = SHAPE | {"vocab_size": len(tokens)}
-    config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
-    return _save(folder, Gemma3ForConditionalGeneration, config, tokens)
+    config = Gemma3Config(
+        text_config=SHAPE | {"vocab_size": len(tokens)},
+        vision_config=vision,
+        mm_tokens_per_image=4,
+        boi_token_index=ids[IMAGE_TOKENS_3["boi_token"]],
+        eoi_token_index=ids[IMAGE_TOKENS_3["eoi_token"]],
+        image_token_index=ids[IMAGE_TOKENS_3["image_token"]],
+    )
+    _save(folder, Gemma3ForConditionalGeneration, config, tokens)
+    processor = {"do_pan_and_scan": None, "image_seq_length": 4, "size": {"height": 28, "width": 28}}
+    Gemma3ImageProcessorPil(**processor).save_pretrained(folder)
+    told = {"processor_class": "Gemma3Processor", "image_seq_length": 4}
+    (folder / "processor_config.json").write_text(json.dumps(told))
+    return folder
 
 
 def save_multimodal_gemma4(folder: Path) -> Path:
-    """With a vision tower of clipped linear layers."""
-    tokens = family_tokenizer(folder, "gemma4")
+    """With a vision tower of clipped linear layers; up to 70 tokens for an image, one for each 2 × 2 patches of 4 × 4 pixels."""
+    tokens = with_images(family_tokenizer(folder, "gemma4"), IMAGE_TOKENS_4)
+    ids = tokens.get_vocab()
     vision = {
         "hidden_size": 64,
         "intermediate_size": 64,
@@ -155,11 +176,30 @@ def save_multimodal_gemma4(folder: Path) -> Path:
         "num_attention_heads": 1,
         "num_key_value_heads": 1,
         "head_dim": 64,
-        "position_embedding_size": 16,
+        "position_embedding_size": 144,
         "use_clipped_linears": True,
+        "patch_size": 4,
+        "pooling_kernel_size": 2,
     }
-    config = Gemma4Config(text_config=_gemma4_config(len(tokens)).to_dict(), vision_config=vision)
-    return _save(folder, Gemma4ForConditionalGeneration, config, tokens)
+    config = Gemma4Config(
+        text_config=_gemma4_config(len(tokens)).to_dict(),
+        vision_config=vision,
+        boi_token_id=ids[IMAGE_TOKENS_4["boi_token"]],
+        eoi_token_id=ids[IMAGE_TOKENS_4["eoi_token"]],
+        image_token_id=ids[IMAGE_TOKENS_4["image_token"]],
+    )
+    _save(folder, Gemma4ForConditionalGeneration, config, tokens)
+    Gemma4ImageProcessorPil(patch_size=4, max_soft_tokens=70, pooling_kernel_size=2).save_pretrained(folder)
+    return folder
+
+
+def with_images(tokens, marks: dict[str, str], template: str = ""):
+    """A tokenizer that also knows the tokens of images, by the names that Transformers' processors read."""
+    tokens.add_special_tokens({"extra_special_tokens": list(marks.values())}, replace_extra_special_tokens=False)
+    for name, token in marks.items():
+        tokens._set_model_specific_special_tokens({name: token})
+    tokens.chat_template = template or tokens.chat_template
+    return tokens
 
 
 def save_multimodal_gemma3n(folder: Path) -> Path:

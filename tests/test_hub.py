@@ -189,6 +189,28 @@ def test_only_the_tokenizer_is_downloaded_and_then_found_without_a_request(fake)
     assert hub.tokenizer_folder("me/gemma", COMMIT) == folder and len(fake.requests) == asked
 
 
+def test_what_says_how_images_are_read_comes_with_the_tokenizer_also_where_an_older_download_lacks_it(fake):
+    files = model_files()
+    seeing = json.loads(files["config.json"]) | {"model_type": "gemma3", "vision_config": {"hidden_size": 8}}
+    files["config.json"] = json.dumps(seeing).encode()
+    fake.add("models/me/gemma", files)
+    folder = hub.tokenizer_folder("me/gemma", COMMIT)
+    fake.add("models/me/gemma", files | {"preprocessor_config.json": b"{}", "processor_config.json": b"{}"})
+    assert hub.tokenizer_folder("me/gemma", COMMIT) == folder
+    assert {"preprocessor_config.json", "processor_config.json"} <= {path.name for path in folder.iterdir()}
+    asked = len(fake.requests)
+    assert hub.tokenizer_folder("me/gemma", COMMIT) == folder and len(fake.requests) == asked
+
+
+def test_text_can_be_read_without_a_network_by_a_model_that_sees(fake):
+    files = model_files()
+    seeing = json.loads(files["config.json"]) | {"model_type": "gemma3", "vision_config": {"hidden_size": 8}}
+    fake.add("models/me/gemma", files | {"config.json": json.dumps(seeing).encode()})
+    folder = hub.tokenizer_folder("me/gemma", COMMIT)
+    fake.status = 503
+    assert hub.tokenizer_folder("me/gemma", COMMIT) == folder
+
+
 def test_a_model_wholly_in_the_cache_needs_no_network(fake, monkeypatch):
     from huggingface_hub import snapshot_download
 

@@ -14,10 +14,11 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 
 from gemma_tune import hub, hub_client
+from gemma_tune.data.hub_images import has_images, is_media, undecoded, with_bytes, with_undecoded_images
 from gemma_tune.data.rows import Opened, Records, values_in_chunks
 from gemma_tune.errors import DataError
 
@@ -135,14 +136,12 @@ def _built(chosen: _Chosen):
             with _without_torch():
                 stream = builder.as_streaming_dataset(split=chosen.split)
                 features = stream.features or stream._resolve_features().features
-        media = [name for name, feature in (features or {}).items() if _is_media(feature)]
+        media = [name for name, feature in (features or {}).items() if is_media(feature)]
         columns = [name for name in features or {} if name not in media]
-        images = any(_has_images(features[name]) for name in columns)
+        images = any(has_images(features[name]) for name in columns)
         if (media or images) and columns and _kind(builder) == "parquet":
-            undecoded = _datasets().Features({name: _undecoded(features[name]) for name in columns})
-            builder = chosen.builder(
-                columns=columns, features=undecoded
-            )  # so that no sound is even requested
+            kept = _datasets().Features({name: undecoded(features[name]) for name in columns})
+            builder = chosen.builder(columns=columns, features=kept)  # so that no sound is even requested
     except _failures() as error:
         raise hub.hub_error(error, chosen.where, chosen.repo, "dataset") from None
     if media and not columns:
@@ -165,11 +164,11 @@ def _records(
     try:
         with _without_torch():
             data = _streamed(builder, chosen, part) if streaming else _downloaded(builder, chosen, part)
-            data = _with_undecoded_images(data) if images else data
+            data = with_undecoded_images(data) if images else data
             data = data.select_columns(kept) if kept else data  # before any value is decoded
         rows = _rows(data, size)
         if images and _kind(builder) == "imagefolder":
-            rows = ({name: _opened(cell, chosen.token) for name, cell in row.items()} for row in rows)
+            rows = with_bytes(rows, data.features, chosen.repo, chosen.token)
         for records in values_in_chunks(rows, size=size):
             empty = False
             yield records
@@ -216,64 +215,6 @@ def _rows(data, size: int) -> Iterator[dict]:
     for batch in data.iter(batch_size=size):
         for values in zip(*batch.values(), strict=True):
             yield dict(zip(batch, values, strict=True))
-
-
-def _with_undecoded_images(data):
-    """Where the files hold them as they are; of Parquet the builder knows it, which also saves a copy of nested ones."""
-    if hasattr(data, "decode"):  # a stream
-        return (data if data.features else data._resolve_features()).decode(False)
-    for name, feature in data.features.items():
-        if _undecoded(feature) != feature:
-            data = data.cast_column(name, _undecoded(feature))
-    return data
-
-
-def _opened(cell: object, token: str | None) -> object:
-    """A cell with the bytes of an image whose file `datasets` has found itself: here, or on the Hub in a stream."""
-    if (
-        not isinstance(cell, dict)
-        or set(cell) != {"bytes", "path"}
-        or cell["bytes"] is not None
-        or not cell["path"]
-    ):
-        return cell
-    from datasets.utils.file_utils import xopen
-
-    with xopen(cell["path"], "rb", download_config=_datasets().DownloadConfig(token=token)) as file:
-        return {"bytes": file.read(), "path": None}
-
-
-def _inner(feature: object) -> list:
-    """The features within a feature."""
-    if isinstance(feature, dict):
-        return list(feature.values())
-    if isinstance(feature, list | tuple):
-        return list(feature)
-    inner = getattr(feature, "feature", None)  # of a list
-    return [] if inner is None else [inner]
-
-
-def _is_media(feature: object) -> bool:
-    """Whether a feature, or one inside it, is of sound, documents or the like."""
-    if inner := _inner(feature):
-        return any(map(_is_media, inner))
-    # `Json` too is decoded when it is read, but into plain values.
-    return hasattr(feature, "decode_example") and type(feature).__name__ not in ("Json", "Image")
-
-
-def _has_images(feature: object) -> bool:
-    return any(map(_has_images, _inner(feature))) or type(feature).__name__ == "Image"
-
-
-def _undecoded(feature):
-    """The same feature, in which an image is the bytes of its file."""
-    if isinstance(feature, dict):
-        return {name: _undecoded(one) for name, one in feature.items()}
-    if isinstance(feature, list | tuple):
-        return [_undecoded(one) for one in feature]
-    if getattr(feature, "feature", None) is not None:
-        return replace(feature, feature=_undecoded(feature.feature))
-    return replace(feature, decode=False) if type(feature).__name__ == "Image" else feature
 
 
 @lru_cache(maxsize=32)  # a commit never changes, and the page asks for the choices before it opens one

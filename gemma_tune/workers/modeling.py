@@ -38,6 +38,7 @@ __all__ = [
     "load_start",
     "load_tokenizer",
     "lora_targets",
+    "named_as_published",
     "refuse_foreign_tokenizer",
     "using",
     "weights_dtype",
@@ -221,12 +222,26 @@ def load_model(
         quantization.make_trainable(model)
         if note := guards.unquantized_experts_note(model):
             tell(note)
+    # Otherwise saving gives the published names: a text checkpoint would load as random weights, and a whole Gemma 3 that
+    # is resumed would silently begin anew. For None the whole model's would be looked up again.
+    published, model._weight_conversions = model._weight_conversions, [] if images else None
     if images:
         towers.freeze(model)
-    else:
-        # Otherwise saving gives the multimodal names back to a text checkpoint, which then loads as random weights.
-        model._weight_conversions = None
+        model.published_conversions = published
     return model.eval()
+
+
+@contextmanager
+def named_as_published(model: torch.nn.Module) -> Iterator[None]:
+    """What is saved of a whole multimodal model has the names within that its own checkpoint has."""
+    conversions = getattr(model, "published_conversions", None)
+    if conversions:
+        model._weight_conversions = conversions
+    try:
+        yield
+    finally:
+        if conversions:
+            model._weight_conversions = []
 
 
 @contextmanager

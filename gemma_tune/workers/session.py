@@ -212,7 +212,8 @@ def save_model(job: Job, trainer: Trainer, origin: adapters.Origin | None = None
         for rest in (draft, old):
             shutil.rmtree(rest, ignore_errors=True)
     PartialState().wait_for_everyone()
-    trainer.save_model(str(draft))
+    with modeling.named_as_published(trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)):
+        trainer.save_model(str(draft))
     if not first:
         return
     (draft / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody needs

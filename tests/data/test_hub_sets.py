@@ -14,6 +14,7 @@ import pytest
 from fake_hub import VALID_TOKEN, serve
 from PIL import Image
 
+from gemma_tune.data.hub_images import _is_of
 from gemma_tune.data.hub_sets import hub_choices, open_hub
 from gemma_tune.errors import DataError
 
@@ -91,10 +92,14 @@ def picture(colour: str) -> bytes:
     return file.getvalue()
 
 
+ELSEWHERE = {"bytes": None, "path": "/etc/hostname"}
+
+
 def image_folder() -> dict[str, bytes]:
     """Image files with a table of what is said of each, as the Hub knows such a repository."""
     told = [
-        {"file_name": f"{colour}.png", "prompt": "Which?", "completion": colour} for colour in ("red", "blue")
+        {"file_name": f"{colour}.png", "prompt": "Which?", "completion": colour, "other": ELSEWHERE}
+        for colour in ("red", "blue")
     ]
     pictures = {f"{colour}.png": picture(colour) for colour in ("red", "blue")}
     return pictures | {"metadata.jsonl": "\n".join(map(json.dumps, told)).encode()}
@@ -267,6 +272,24 @@ def test_images_that_are_files_of_the_repository_are_read(found):
     for one in (found["image folder"], found["image folder streamed"]):
         cells = {row["completion"]: row["image"]["bytes"] for _, row in one["rows"]}
         assert cells == {colour: picture(colour).hex() for colour in ("red", "blue")}
+        assert [row["other"] for _, row in one["rows"]] == [ELSEWHERE] * 2, "no other file is read"
+
+
+def test_only_files_of_the_repository_are_read():
+    from datasets import config
+    from huggingface_hub import constants
+
+    snapshot = f"{constants.HF_HUB_CACHE}/datasets--me--set/snapshots/x"
+    inside = (
+        f"{snapshot}/a.png", f"{config.DOWNLOADED_DATASETS_PATH}/extracted/x/a.png", "hf://datasets/me/set@1/a.png",
+        "zip://a.png::hf://datasets/me/set@1/b.zip",
+    )  # fmt: skip
+    outside = (
+        "/etc/hostname", f"{snapshot}/../../../models--me--set/a.png", "http://127.0.0.1/a.png",
+        "hf://datasets/me/set-of-others@1/a.png", "zip://a::file:///etc/x",
+    )  # fmt: skip
+    assert all(_is_of(path, "me/set") for path in inside)
+    assert not any(_is_of(path, "me/set") for path in outside)
 
 
 def test_a_set_that_cannot_be_read_says_why(found):

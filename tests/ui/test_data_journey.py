@@ -93,14 +93,21 @@ def test_a_long_check_shows_the_first_rows_and_its_progress_and_can_be_stopped(p
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
-def test_images_are_uploaded_with_their_rows_and_shown_in_their_place(own_app, open_page, tmp_path, width, scheme):
+def test_images_are_uploaded_with_their_rows_and_shown_in_their_place(
+    own_app, open_page, tmp_path, width, scheme
+):
     model = build_seeing(own_app.home / "seeing", "gemma3")
-    rows = [{"image": f"pics/{n}.png", "prompt": "What is this?", "completion": f"Square {n}."} for n in range(20)]
+    rows = [
+        {"image": f"pics/{n}.png", "prompt": "What is this?", "completion": f"Square {n}."} for n in range(20)
+    ]
     paths = [tmp_path / "rows.jsonl", *(tmp_path / f"{n}.png" for n in range(20))]
     paths[0].write_text("\n".join(map(json.dumps, rows)))
     for number, path in enumerate(paths[1:]):
         Image.linear_gradient("L").resize((480, 360 + number)).save(path)
     page = open_page(width=width, scheme=scheme)
+    page.click("#model-next")
+    expect(page.locator("#data-summary")).to_contain_text("pocket-json", timeout=PATIENCE)
+    page.click("#data-back")
     page.locator("#model-family").get_by_text("Another Gemma").click()
     own = page.locator("#own-model input, #own-model textarea")
     expect(own).to_be_visible(timeout=PATIENCE)
@@ -113,7 +120,8 @@ def test_images_are_uploaded_with_their_rows_and_shown_in_their_place(own_app, o
     expect(page.locator("#data-sees .gt-image")).to_contain_text("image · 4 tokens", timeout=PATIENCE)
     picture = page.locator("#data-sees .gt-image img")
     box = picture.bounding_box()
-    assert picture.evaluate("image => image.naturalWidth") == 160 and 20 < box["width"] <= 160 >= box["height"]
-    page.locator("#data-sees").screenshot(path=f"/tmp/sees-{width}.png")
+    assert (
+        picture.evaluate("image => image.naturalWidth") == 160 and 20 < box["width"] <= 160 >= box["height"]
+    )
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     expect(figure(page, "Accepted")).to_have_text("20")

@@ -190,6 +190,9 @@ def save_multimodal_gemma4(folder: Path) -> Path:
     )
     _save(folder, Gemma4ForConditionalGeneration, config, tokens)
     Gemma4ImageProcessorPil(patch_size=4, max_soft_tokens=70, pooling_kernel_size=2).save_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.vision_tower.patch_embedder.input_proj.weight"] *= 20  # else a patch's place drowns its colour
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 

@@ -7,6 +7,7 @@ what was trained.
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import math
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from benchmarks.support_table import FAILS, REFUSED, WORKS, Cell, Outcome
 from gemma_tune.config import RunConfig, apply_overrides, parse
+from gemma_tune.data import Store
 
 ROOT = Path(__file__).parent.parent
 
@@ -48,6 +50,7 @@ METHODS = {
 }
 OBJECTIVES = {  # column title -> (settings, the file of `write_rows` that it learns from)
     "SFT": (("objective.type=sft",), "messages"),
+    "SFT, images": (("objective.type=sft",), "images"),
     "Text": (("objective.type=sft",), "text"),
     "DPO": (("objective.type=dpo",), "pairs"),
     "KTO": (("objective.type=kto",), "labels"),
@@ -60,6 +63,7 @@ OBJECTIVES = {  # column title -> (settings, the file of `write_rows` that it le
     ),
 }  # fmt: skip
 WITH_EVERY_OBJECTIVE = ("full", "LoRA", "QLoRA nf4")
+WITH_IMAGES = (*WITH_EVERY_OBJECTIVE, "QLoRA int8", "DoRA")
 COMMON = (
     "train.max_steps=2", "train.per_device_train_batch_size=4", "train.learning_rate=0.01", "train.warmup_steps=0",
     "eval.eval_steps=1", "output.save_steps=2", "eval.exact_match_rows=0", "data.validation_rows=4",
@@ -74,28 +78,29 @@ def cells(only: str = "") -> list[Cell]:
         for family, (model_type, _) in FAMILIES.items()
         for objective in OBJECTIVES
         for method in METHODS
-        if (objective == "SFT" or method in WITH_EVERY_OBJECTIVE) and only in (family + model_type)
+        if method in {"SFT": METHODS, "SFT, images": WITH_IMAGES}.get(objective, WITH_EVERY_OBJECTIVE)
+        and only in (family + model_type)
     ]
 
 
 def build(family: str, folder: Path) -> Path:
     """The tiny model of a family, in a new folder."""
-    return getattr(_tiny(), FAMILIES[family][1])(folder)
+    return getattr(_of_tests("tiny"), FAMILIES[family][1])(folder)
 
 
-def _tiny():
-    """The tests' own module of tiny models."""
+def _of_tests(name: str):
+    """The tests' own module of tiny models, or of pictures."""
     sys.path.insert(0, str(ROOT / "tests"))
     try:
-        from workers import tiny
+        return importlib.import_module(f"workers.{name}")
     finally:
         sys.path.remove(str(ROOT / "tests"))
-    return tiny
 
 
 def write_rows(folder: Path) -> Path:
     """Twelve rows of each kind in one file per kind."""
-    talks = _tiny().conversations()[:12]
+    _of_tests("pictures").write_pictures(folder / "images.jsonl", 12)
+    talks = _of_tests("tiny").conversations()[:12]
     for kind in ("messages", "text", "pairs", "labels"):
         rows = [_row(kind, number, *talk) for number, talk in enumerate(talks)]
         (folder / f"{kind}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -181,7 +186,9 @@ def _judge(run, folder: Path, losses: list[float], trained) -> str:
     if len(losses) != 4 or not all(isinstance(loss, float) and math.isfinite(loss) for loss in losses):
         return f"Two steps and two validations gave the losses {losses}."
     config = run.config()
-    before, after = _logits(_base(config, folder)), _logits(_loaded(config, folder, run.model_dir))
+    images = Store(run.data_dir).has_images
+    before = _logits(_base(config, folder, images))
+    after = _logits(_loaded(config, folder, run.model_dir, images))
     if (away := float((after - trained).abs().max())) > SAME:
         return f"Loaded again, its logits differ by {away:.2g}."
     if not float((after - before).abs().max()) > SAME:
@@ -189,23 +196,23 @@ def _judge(run, folder: Path, losses: list[float], trained) -> str:
     return ""
 
 
-def _base(config: RunConfig, folder: Path):
+def _base(config: RunConfig, folder: Path, images: bool):
     import transformers
 
     from gemma_tune.workers import modeling
 
     transformers.set_seed(config.train.seed)  # the head of a reward model is drawn as the run drew it
-    return modeling.load_base(config, folder)
+    return modeling.load_base(config, folder, images=images)
 
 
-def _loaded(config: RunConfig, folder: Path, result: Path):
+def _loaded(config: RunConfig, folder: Path, result: Path, images: bool):
     """The saved result, by the product's own loading."""
     from gemma_tune.workers import modeling
 
     if config.method.type == "full":
         dtype = modeling.weights_dtype(config.model.dtype)
-        return modeling.load_model(result, dtype, scores=config.objective.type == "reward")
-    return modeling.load_adapter(modeling.load_base(config, folder), result)
+        return modeling.load_model(result, dtype, scores=config.objective.type == "reward", images=images)
+    return modeling.load_adapter(modeling.load_base(config, folder, images=images), result)
 
 
 def _logits(model):

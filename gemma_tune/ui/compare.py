@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -15,7 +16,7 @@ from gemma_tune.runs import engine
 from gemma_tune.runs.chat import ChatSession
 from gemma_tune.runs.folder import list_runs
 from gemma_tune.runs.hardware import Sampler
-from gemma_tune.ui import views
+from gemma_tune.ui import asked_images, views
 
 PAINTS_PER_SECOND = 15
 COLUMNS = ("base", "tuned")
@@ -78,6 +79,7 @@ def build() -> dict[str, Any]:
         with gr.Column(scale=1, min_width=140):
             parts["ask"] = gr.Button("Ask both", variant="primary", elem_id="ask")
             parts["stop"] = gr.Button("Stop", elem_id="stop-answer")
+    parts["images"] = asked_images.build()
     parts["held_out"] = gr.Dropdown(
         [], label="Or take a held-out question", elem_id="held-out", visible=False
     )
@@ -113,7 +115,7 @@ def wire(parts: dict[str, Any]) -> None:
         parts["note"],
         parts["anyway"],
     ]
-    inputs = [parts["picker"], parts["prompt"], parts["base"], parts["tuned"], *settings]
+    inputs = [parts["picker"], parts["prompt"], parts["base"], parts["tuned"], parts["images"], *settings]
     asking = gr.on(
         [parts["ask"].click, parts["prompt"].submit], _ask, inputs, shown, api_name="compare", concurrency_limit=1,
         concurrency_id="chat", show_progress="hidden",
@@ -132,14 +134,14 @@ def wire(parts: dict[str, Any]) -> None:
         api_name="compare_run", api_visibility="private",
     )  # fmt: skip
     parts["held_out"].input(
-        lambda question: question, parts["held_out"], parts["prompt"], api_name="held_out", api_visibility="private",
-        queue=False,
+        _take, [parts["picker"], parts["held_out"]], [parts["prompt"], parts["images"]], api_name="held_out",
+        api_visibility="private", queue=False, show_progress="hidden",
     )  # fmt: skip
 
 
 def offered(parts: dict[str, Any]) -> list:
     """The components that `offer` updates."""
-    return [parts["held_out"], parts["note"]]
+    return [parts["held_out"], parts["images"], parts["note"]]
 
 
 def offer(run_id: str | None) -> list:
@@ -148,14 +150,21 @@ def offer(run_id: str | None) -> list:
         empty = views.notice(
             "", "No run is chosen", "Finish a run first; then ask both the same question here."
         )
-        return [gr.update(visible=False), empty]
+        return [gr.update(visible=False), gr.update(visible=False, value=None), empty]
     state = engine.read_state(run_id)
-    questions = [sample["prompt"] for sample in state.samples]
+    questions = [(asked_images.spoken(sample["prompt"]), row) for row, sample in enumerate(state.samples)]
     nothing = views.notice("warm", "No model yet", "This run has saved nothing so far.")
     return [
         gr.update(choices=questions, value=None, visible=bool(questions)),
+        gr.update(visible=asked_images.are_learned(run_id), value=None),
         "" if state.can_compare else nothing,
     ]
+
+
+def _take(run_id: str, row: int) -> list:
+    """A held-out question with its images."""
+    sample = engine.read_state(run_id).samples[row]
+    return [asked_images.spoken(sample["prompt"]), asked_images.of_sample(run_id, sample)]
 
 
 def make_room() -> None:
@@ -165,18 +174,18 @@ def make_room() -> None:
 
 
 async def _ask(
-    run_id: str | None, prompt: str, base: list, tuned: list, *settings: Any
+    run_id: str | None, prompt: str, base: list, tuned: list, images: list | None, *settings: Any
 ) -> AsyncIterator[list]:
     if other := _training_on_the_gpu():
         text = f"{other} trains on the only GPU. Loading a model beside it can end it with out of memory."
         yield [gr.skip()] * 4 + [views.notice("warm", "A run is training", text), gr.update(visible=True)]
         return
-    async for update in _ask_anyway(run_id, prompt, base, tuned, *settings):
+    async for update in _ask_anyway(run_id, prompt, base, tuned, images, *settings):
         yield update
 
 
 async def _ask_anyway(
-    run_id: str | None, prompt: str, base: list, tuned: list, *settings: Any
+    run_id: str | None, prompt: str, base: list, tuned: list, images: list | None, *settings: Any
 ) -> AsyncIterator[list]:
     """Stream both answers; at most 15 updates a second, however fast the tokens come."""
     prompt = (prompt or "").strip()
@@ -187,11 +196,13 @@ async def _ask_anyway(
     texts = dict.fromkeys(COLUMNS, "")
     stats = dict.fromkeys(COLUMNS, "")
     histories = {"base": base or [], "tuned": tuned or []}
+    pictures = asked_images.files_of(images)
 
     def update(note: str = "") -> list:
         chats = [
             [
                 *histories[name],
+                *({"role": "user", "content": {"path": path}} for path in pictures),
                 {"role": "user", "content": prompt},
                 {"role": "assistant", "content": _shown(texts[name], ended=bool(stats[name]))},
             ]
@@ -207,7 +218,15 @@ async def _ask_anyway(
     loop = asyncio.get_running_loop()
     thread = threading.Thread(
         target=_produce,
-        args=(run_id, _messages(prompt, settings), _sampling(settings), loop, queue, gone),
+        args=(
+            run_id,
+            _messages(prompt, settings, pictures),
+            _sampling(settings),
+            pictures,
+            loop,
+            queue,
+            gone,
+        ),
         daemon=True,
     )
     thread.start()
@@ -244,7 +263,13 @@ def _shown(text: str, *, ended: bool) -> Any:
 
 
 def _produce(
-    run_id: str, messages: list, sampling: dict, loop, queue: asyncio.Queue, gone: threading.Event
+    run_id: str,
+    messages: list,
+    sampling: dict,
+    pictures: list[str],
+    loop: asyncio.AbstractEventLoop,
+    queue: asyncio.Queue,
+    gone: threading.Event,
 ) -> None:
     """In a thread: pieces of both answers into the queue, then None."""
 
@@ -252,7 +277,8 @@ def _produce(
         loop.call_soon_threadsafe(queue.put_nowait, piece)
 
     try:
-        for piece in resident.of(run_id).ask(messages, sampling):
+        images = [Path(path).read_bytes() for path in pictures]
+        for piece in resident.of(run_id).ask(messages, sampling, images):
             put(piece)
             if gone.is_set():
                 break
@@ -275,10 +301,10 @@ async def _batches(queue: asyncio.Queue) -> AsyncIterator[list]:
         await asyncio.sleep(1 / PAINTS_PER_SECOND)
 
 
-def _messages(prompt: str, settings: tuple) -> list[dict]:
+def _messages(prompt: str, settings: tuple, pictures: list[str]) -> list[dict]:
     system = (settings[0] or "").strip()
     before = [{"role": "system", "content": system}] if system else []
-    return [*before, {"role": "user", "content": prompt}]
+    return [*before, {"role": "user", "content": asked_images.placed(prompt, len(pictures))}]
 
 
 def _sampling(settings: tuple) -> dict[str, Any]:

@@ -2,10 +2,12 @@ import asyncio
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
+from gemma_tune.data.rows import IMAGE
 from gemma_tune.errors import ModelError
 from gemma_tune.runs.state import State
-from gemma_tune.ui import compare
+from gemma_tune.ui import asked_images, compare
 
 SETTINGS = ("Be brief.", 0.5, 0.9, 40, 64, 7)
 
@@ -14,8 +16,8 @@ class FakeSession:
     def __init__(self, pieces):
         self.pieces, self.asked, self.stopped = pieces, None, False
 
-    def ask(self, messages, sampling):
-        self.asked = (messages, sampling)
+    def ask(self, messages, sampling, images):
+        self.asked, self.images = (messages, sampling), images
         for piece in self.pieces:
             if isinstance(piece, Exception):
                 raise piece
@@ -33,12 +35,12 @@ class FakeResident:
         self.session.stopped = True
 
 
-def answers(monkeypatch, pieces, prompt="Hi?", run="r1") -> tuple[list[list], FakeSession]:
+def answers(monkeypatch, pieces, prompt="Hi?", run="r1", pictures=None) -> tuple[list[list], FakeSession]:
     session = FakeSession(pieces)
     monkeypatch.setattr(compare, "resident", FakeResident(session))
 
     async def collect():
-        return [update async for update in compare._ask_anyway(run, prompt, [], [], *SETTINGS)]
+        return [update async for update in compare._ask_anyway(run, prompt, [], [], pictures, *SETTINGS)]
 
     return asyncio.run(collect()), session
 
@@ -100,8 +102,34 @@ def test_only_a_run_on_the_only_gpu_is_in_the_way(monkeypatch, gpus, status, ask
     assert compare._training_on_the_gpu() == ("other" if asks else None)
 
     async def first():
-        return await anext(compare._ask("r1", "", [], [], *SETTINGS))
+        return await anext(compare._ask("r1", "", [], [], None, *SETTINGS))
 
     note, anyway = asyncio.run(first())[4:]
     assert ("other trains on the only GPU" in note) is asks
     assert anyway["visible"] is asks
+
+
+def test_images_go_with_the_question_at_its_beginning(monkeypatch, tmp_path):
+    path = tmp_path / "red.png"
+    path.write_bytes(b"as it is")
+    done = [
+        {"done": True, "column": name, "tokens": 1, "seconds": 1.0, "why": "end"}
+        for name in ("base", "tuned")
+    ]
+    updates, session = answers(monkeypatch, done, "Which colour?", pictures=[(str(path), None)])
+    assert session.asked[0][-1]["content"] == f"{IMAGE}Which colour?" and session.images == [b"as it is"]
+    assert [turn["content"] for turn in updates[-1][0]][:2] == [{"path": str(path)}, "Which colour?"]
+
+
+def test_a_held_out_question_brings_its_image(monkeypatch, tmp_path):
+    sample = {"prompt": f"{IMAGE}Which colour?", "images": ["red.png"]}
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.new("RGB", (4, 4), "red").save(folder / "red.png")
+    monkeypatch.setattr(compare.engine, "read_state", lambda run_id: State(samples=[sample]))
+    monkeypatch.setattr(asked_images, "find_run", lambda run_id: SimpleNamespace(data_dir=tmp_path))
+    monkeypatch.setattr(
+        asked_images, "Store", lambda _: SimpleNamespace(image_path=lambda name: folder / name)
+    )
+    prompt, pictures = compare._take("r1", 0)
+    assert prompt == "Which colour?" and pictures[0].getpixel((0, 0)) == (255, 0, 0)

@@ -66,7 +66,9 @@ def test_only_who_sees_the_picture_can_answer_and_the_tuned_model_does(seeing_ru
     assert session.wait_ready()["images"]
     question = [{"role": "user", "content": f"{pictures.PLACE}What colour is this?"}]
     said = {"base": "", "tuned": ""}
-    for line in session.ask(question, {"temperature": 0.0, "max_new_tokens": 8}, [(run.path / "red.png").read_bytes()]):
+    for line in session.ask(
+        question, {"temperature": 0.0, "max_new_tokens": 8}, [(run.path / "red.png").read_bytes()]
+    ):
         said[line["column"]] += line.get("text", "")
     session.close()
     assert {column: text.strip() for column, text in said.items()} == {"base": "red", "tuned": "hat"}

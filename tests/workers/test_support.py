@@ -20,13 +20,16 @@ DIAGONAL = [
     Cell("Gemma 3, text", "SFT", "QLoRA int8"),
     Cell("Gemma 3, text", "SFT", "LoftQ"),
     Cell("Gemma 3, multimodal", "DPO", "LoRA"),
+    Cell("Gemma 3, multimodal", "SFT, images", "QLoRA nf4"),
     Cell("FunctionGemma", "SFT", "rsLoRA"),
     Cell("Gemma 3n, text", "ORPO", "full"),
     Cell("Gemma 3n, multimodal", "KTO", "LoRA"),
     Cell("Gemma 4, text", "SFT", "PiSSA"),
     Cell("Gemma 4, multimodal", "GRPO", "LoRA"),
+    Cell("Gemma 4, multimodal", "SFT, images", "full"),
     Cell("Gemma 4, experts", "SFT", "OLoRA"),
     Cell("Gemma 4, unified", "SFT", "gaussian"),
+    Cell("Gemma 4, unified", "SFT, images", "LoRA"),
     Cell("Gemma 4, unified", "Reward model", "LoRA"),
 ]
 
@@ -40,7 +43,9 @@ def place(tmp_path_factory):
 def refused(cell: Cell) -> str:
     """What the page and the data check say of a cell on a machine without a GPU."""
     model_type, _ = matrix.FAMILIES[cell.family]
-    found = support.fault_of(matrix.config_of(cell, "pocket", matrix.ROOT), model_type, has_gpu=False)
+    images = cell.objective == "SFT, images"
+    wanted = matrix.config_of(cell, "pocket", matrix.ROOT)
+    found = support.fault_of(wanted, model_type, has_gpu=False, images=images)
     return found.rule if found else ""
 
 

@@ -191,14 +191,18 @@ def save_multimodal_gemma4(folder: Path) -> Path:
     _save(folder, Gemma4ForConditionalGeneration, config, tokens)
     Gemma4ImageProcessorPil(patch_size=4, max_soft_tokens=70, pooling_kernel_size=2).save_pretrained(folder)
     weights = load_file(folder / "model.safetensors")
-    weights["model.vision_tower.patch_embedder.input_proj.weight"] *= 20  # else a patch's place drowns its colour
+    weights["model.vision_tower.patch_embedder.input_proj.weight"] *= (
+        20  # else a patch's place drowns its colour
+    )
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 
 def with_images(tokens, marks: dict[str, str], template: str = ""):
     """A tokenizer that also knows the tokens of images, by the names that Transformers' processors read."""
-    tokens.add_special_tokens({"extra_special_tokens": list(marks.values())}, replace_extra_special_tokens=False)
+    tokens.add_special_tokens(
+        {"extra_special_tokens": list(marks.values())}, replace_extra_special_tokens=False
+    )
     for name, token in marks.items():
         tokens._set_model_specific_special_tokens({name: token})
     tokens.chat_template = template or tokens.chat_template

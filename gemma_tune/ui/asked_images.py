@@ -1,0 +1,57 @@
+"""The images beside a question in the Compare tab, where the run learned from rows with images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from gemma_tune.data import Store
+from gemma_tune.data.rows import IMAGE
+from gemma_tune.runs.folder import find_run
+
+
+def build() -> gr.Gallery:
+    return gr.Gallery(
+        label="Images, before the question",
+        visible=False,
+        interactive=True,
+        type="filepath",
+        format="png",  # nothing of them is lost on the way
+        file_types=["image"],
+        columns=4,
+        height=180,
+        object_fit="contain",
+        buttons=[],
+        elem_id="asked-images",
+    )
+
+
+def are_learned(run_id: str) -> bool:
+    """Whether the rows of a run hold images; not known before they are prepared."""
+    folder = find_run(run_id).data_dir
+    return (folder / "meta.json").is_file() and Store(folder).has_images
+
+
+def of_sample(run_id: str, sample: dict[str, Any]) -> list[Image.Image] | None:
+    """The pictures of a held-out question."""
+    if not sample.get("images"):
+        return None
+    store = Store(find_run(run_id).data_dir)
+    return [Image.open(store.image_path(name)) for name in sample["images"]]
+
+
+def spoken(prompt: str) -> str:
+    """A prompt without the places of its images."""
+    return prompt.replace(IMAGE, "").strip()
+
+
+def placed(prompt: str, images: int) -> str:
+    """A prompt with the places of its images: at its beginning, as TRL puts them too."""
+    return IMAGE * images + prompt
+
+
+def files_of(images: list | None) -> list[str]:
+    """The paths in a gallery's value."""
+    return [path for path, _ in images or []]

@@ -261,9 +261,12 @@ _POCKET = ModelCard(
     methods=("lora", "full"),
     traps=("A teaching model: it knows one small made-up world in simple English, and nothing else.",),
     recommended={
-        method: {"train.learning_rate": rate, "train.per_device_train_batch_size": 16,
-                 "train.activation_checkpointing": False}
-        for method, rate in (("lora", 3e-3), ("full", 1e-3))
+        name: {"train.learning_rate": rate, "train.per_device_train_batch_size": rows,
+               "train.activation_checkpointing": False, **more}
+        for name, rate, rows, more in (
+            ("lora", 3e-3, 16, {}), ("full", 1e-3, 16, {}), ("orpo/lora", 2e-3, 16, {}), ("reward/lora", 1e-3, 16, {}),
+            ("dpo/lora", 2e-3, 16, {"objective.sft_weight": 1.0}), ("grpo/lora", 1e-3, 32, {}),  # rows of GRPO are answers
+        )
     },
 )  # fmt: skip
 

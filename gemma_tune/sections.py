@@ -119,6 +119,9 @@ class DataSection(Section):
     columns: dict[str, str] = setting(
         {}, "Columns", "Which column holds which field, such as prompt: question. Empty: by their names."
     )
+    read_images: bool = setting(
+        True, "Read images", "The column of images is learned with its rows; off leaves it out, and the text alone is learned."
+    )  # fmt: skip
     fixes: list[Fix] = setting(
         [],
         "Fixes",

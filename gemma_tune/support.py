@@ -13,7 +13,11 @@ REWARD_MODEL_TYPES = ("gemma", "gemma2", "gemma3_text", "gemma3")
 # Whose whole model is loaded and reads images. Gemma 3n's vision tower needs timm, and Transformers has no image processor
 # for gemma4_unified without torchvision.
 IMAGE_MODEL_TYPES = ("gemma3", "gemma4")
-IMAGE_ATTENTION = ("auto", "sdpa", "eager")  # an image's tokens see each other both ways, which others do not mask
+IMAGE_ATTENTION = (
+    "auto",
+    "sdpa",
+    "eager",
+)  # an image's tokens see each other both ways, which others do not mask
 # Starts of an adapter that take a part of the base's weights out of the base.
 TAKES_FROM_BASE = ("pissa", "olora", "loftq")
 
@@ -85,11 +89,11 @@ def _image_fault(config: RunConfig, model_type: str) -> Fault | None:
     if model_type and model_type not in IMAGE_MODEL_TYPES:
         return Fault(
             "model.id", f"{config.model.id}, {model_type}", "The rows hold images, and this kind of model reads none here.",
-            f"Choose a model of one of these types: {', '.join(IMAGE_MODEL_TYPES)}; or take the images out of the rows.",
+            f"Choose Gemma 3 from 4B on or Gemma 4 (model types {', '.join(IMAGE_MODEL_TYPES)}), or turn data.read_images off.",
         )  # fmt: skip
     if config.objective.type != "sft":
         return Fault("objective.type", config.objective.type, "Only answers are learned from rows with images.",
-                     "Choose sft, or take the images out of the rows.")  # fmt: skip
+                     "Choose sft, or turn data.read_images off.")  # fmt: skip
     if config.train.packing:
         return Fault("train.packing", "True", "Rows with images are not packed: each image masks its own row.",
                      "Turn packing off.")  # fmt: skip

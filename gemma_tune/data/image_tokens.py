@@ -22,7 +22,7 @@ _WHY_NOT = {
     "gemma3n": "Gemma 3n's vision tower needs a library that is not used here (timm).",
     "gemma4_unified": "This Gemma 4 prepares images with a library that is not used here (torchvision).",
 }
-_WAY_OUT = "Choose Gemma 3 4B or larger or a Gemma 4, or take the images out."
+_WAY_OUT = "Choose Gemma 3 4B or larger or a Gemma 4, or turn data.read_images off."
 TEXT_ONLY = Fault("model.id", "", "The rows hold images, and this model reads text only.", _WAY_OUT)
 _TAKE_OUT = "Take it out of the text."
 

@@ -69,7 +69,7 @@ def _refuse_kinds(found: dict, field: str) -> None:
 def no_preferences(field: str) -> RowFault:
     return RowFault(
         field, "images", "Images are learned from answers only, not from preferences or labels.",
-        "Take the images out, or give conversations with one answer.",
+        "Turn data.read_images off to learn from the text alone, or give conversations with one answer.",
     )  # fmt: skip
 
 

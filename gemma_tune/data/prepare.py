@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
@@ -126,9 +126,17 @@ def parts_of(data: DataSection, token: str | None, watch: Watch = unwatched) -> 
 
 def _part(opened: Opened, data: DataSection, form: str, columns: dict[str, str], weight: float) -> Part:
     table = first_rows(opened, SAMPLE_ROWS)
-    schema = recognise(table, form, columns)
+    schema = _schema(table, data, form, columns)
     _check_split_column(table, data.split_column)
     return Part(opened, schema, tuple(data.fixes), data.split_column, weight, beside=_beside(table, schema))
+
+
+def _schema(table: Table, data: DataSection, form: str, columns: dict[str, str]) -> Schema:
+    found = recognise(table, form, columns)
+    if data.read_images or "images" not in found.columns:
+        return found
+    read = {ours: theirs for ours, theirs in found.columns.items() if ours != "images"}
+    return replace(found, columns=read, why=f"{found.why} The images are left out, as asked.")
 
 
 def _beside(table: Table, schema: Schema) -> str:
@@ -149,7 +157,7 @@ def _validation_part(data: DataSection, schema: Schema, token: str | None) -> Pa
     opened = open_source(source, data.subset, split_name, token)
     table = first_rows(opened, SAMPLE_ROWS)
     same = set(schema.columns.values()) <= set(table.columns)
-    schema = schema if same else recognise(table, data.format)
+    schema = schema if same else _schema(table, data, data.format, {})
     return Part(opened, schema, tuple(data.fixes), held_back=True, beside=_beside(table, schema))
 
 

@@ -171,7 +171,9 @@ class ChatSession:
             Sampling.of(sampling)
             seen = {"images": _packed(images)} if images else {}
             self._last_id += 1
-            self._send({"kind": "ask", "id": self._last_id, "messages": messages, "sampling": sampling, **seen})
+            self._send(
+                {"kind": "ask", "id": self._last_id, "messages": messages, "sampling": sampling, **seen}
+            )
             answered = False
             try:
                 yield from self._answer(self._last_id)

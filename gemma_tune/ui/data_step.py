@@ -142,6 +142,7 @@ def _settings(tab: SetUp) -> None:
                         allow_custom_value=True, visible=False, elem_id=f"column-{name}",
                     ),
                 )  # fmt: skip
+        form.add("data.read_images")
     with gr.Accordion("Validation rows", open=False, elem_id="data-split-more"), gr.Row():
         form.add("data.validation_rows")
         form.add(

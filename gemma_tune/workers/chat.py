@@ -172,7 +172,10 @@ def _loaded(
     """What the run began from beside its result, and whether both answer in one batch."""
     quantized = config.method.quantization if config.method.type == "qlora" else ""
     size_bytes = partial(
-        memory.bytes_in, dtype=modeling.weights_dtype(config.model.dtype), quantization=quantized, images=images
+        memory.bytes_in,
+        dtype=modeling.weights_dtype(config.model.dtype),
+        quantization=quantized,
+        images=images,
     )
     if config.method.type == "full":
         memory.refuse_too_large([size_bytes(base), size_bytes(tuned)])

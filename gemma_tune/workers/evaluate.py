@@ -18,7 +18,9 @@ from gemma_tune.data.rows import Message, Row
 
 Stop = Callable[[], object]  # true where the user asked to stop
 Encoded = dict[str, list]  # input_ids, labels; image_files where the run has images
-Beside = Callable[[torch.Tensor, list[str]], dict]  # (ids (B, T), files of their images) -> further inputs of the model
+Beside = Callable[
+    [torch.Tensor, list[str]], dict
+]  # (ids (B, T), files of their images) -> further inputs of the model
 
 
 class ReportStopped(Exception):

@@ -27,7 +27,10 @@ from gemma_tune.errors import ConfigError, ModelError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-TOKEN_TYPES = {"gemma3": "token_type_ids", "gemma4": "mm_token_type_ids"}  # the model's name for them, by model_type
+TOKEN_TYPES = {
+    "gemma3": "token_type_ids",
+    "gemma4": "mm_token_type_ids",
+}  # the model's name for them, by model_type
 PIXELS = ("pixel_values", "image_position_ids")  # of what the processors give, all that the models take
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 

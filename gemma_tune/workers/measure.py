@@ -80,7 +80,9 @@ def measure(config: RunConfig, folder: Path, token: str | None, *, allow_random:
     dataset.refuse_nothing_to_learn(train, config)
     _tell("phase", name="loading")
     before = _resident_bytes("VmRSS")
-    trainer, usual_share = _trainer(config, facts, weights, folder, tokenizer_folder, train.path, validation, rows)
+    trainer, usual_share = _trainer(
+        config, facts, weights, folder, tokenizer_folder, train.path, validation, rows
+    )
     _forget_peak()
     _tell("phase", name="training")
     timed = _Timer()

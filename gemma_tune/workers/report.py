@@ -105,9 +105,7 @@ def _both(
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    model = modeling.load_start(
-        job.config, job.facts, modeling.fetch(job.facts, job.token), images=images
-    )
+    model = modeling.load_start(job.config, job.facts, modeling.fetch(job.facts, job.token), images=images)
     _score_like_trl(model)
     return tuned, measure(model)
 

@@ -59,7 +59,14 @@ def work(job: Job) -> None:
         job.write("phase", name="evaluating")
         try:
             report.write_report(
-                job, chat, result.model, rows, tokens, validation, keeps_base=result.keeps_base, pictures=pictures
+                job,
+                chat,
+                result.model,
+                rows,
+                tokens,
+                validation,
+                keeps_base=result.keeps_base,
+                pictures=pictures,
             )
         except evaluate.ReportStopped:
             log.info("The report was stopped; the model is saved.")
@@ -158,7 +165,15 @@ def _train(
     if args.metric_for_best_model and config.eval.early_stopping_patience:
         told.append(EarlyStoppingCallback(config.eval.early_stopping_patience))
     trainer = trainers.build_trainer(
-        config, args, model, tokenizer, train_rows, validation_rows, adapter, told, collator_of(pictures, tokenizer)
+        config,
+        args,
+        model,
+        tokenizer,
+        train_rows,
+        validation_rows,
+        adapter,
+        told,
+        collator_of(pictures, tokenizer),
     )
     if pictures and (note := towers.note(trainer.model)):
         _warn(job, note)
@@ -212,7 +227,9 @@ def save_model(job: Job, trainer: Trainer, origin: adapters.Origin | None = None
         for rest in (draft, old):
             shutil.rmtree(rest, ignore_errors=True)
     PartialState().wait_for_everyone()
-    with modeling.named_as_published(trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)):
+    with modeling.named_as_published(
+        trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    ):
         trainer.save_model(str(draft))
     if not first:
         return

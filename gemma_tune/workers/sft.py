@@ -107,7 +107,9 @@ def sft_trainer(
     args = copy.copy(args)
     args.padding_free = chosen.padding_free
     if collator and peft_config is None and not isinstance(model, PeftModel):
-        args.ddp_find_unused_parameters = True  # a batch without an image leaves what brings images in without a gradient
+        args.ddp_find_unused_parameters = (
+            True  # a batch without an image leaves what brings images in without a gradient
+        )
     if args.packing and not chosen.padding_free:
         args.packing = args.eval_packing = False
     return Trainer(

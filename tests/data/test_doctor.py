@@ -414,7 +414,7 @@ def test_rows_with_images_are_checked_like_others(seeing, write, family):
 def test_images_and_a_model_that_reads_text_only_are_one_fault_of_the_set(configured, write):
     report = check(configured(write("a.jsonl", [*seen(3), *PAIRS])))
     (fault,) = report.faults
-    assert fault.where == "model.id" and "images" in fault.rule and "take the images out" in fault.way_out
+    assert fault.where == "model.id" and "images" in fault.rule and "data.read_images" in fault.way_out
     assert report.tokens is None and report.rows_accepted == 23 and not report.limited
 
 
@@ -469,3 +469,11 @@ def test_the_same_question_about_another_image_is_another_row(seeing, write):
     assert [(one.title, one.count) for one in report.findings if "copies" in one.title] == [
         ("Exact copies", 1)
     ]
+
+
+def test_images_that_are_not_wanted_are_left_out_and_the_text_is_learned(configured, write):
+    source = write("a.jsonl", seen(20))
+    assert check(configured(source)).faults
+    left_out = check(configured(source, {"read_images": False}))
+    assert not left_out.faults and "left out, as asked" in left_out.prepared.schema.why
+    assert not left_out.prepared.store.has_images

@@ -73,6 +73,7 @@ class Work:
     cache_tokens: int = 0  # of answers being generated, all rows together
     references: int = 0  # whole further copies of the model
     validation_tokens: int = 0  # of one batch
+    tower_parameters: int = 0  # frozen, beside the language part of a model that sees
 
     @property
     def adapter(self) -> bool:
@@ -146,7 +147,8 @@ class Footprint:
         work, shape = self.work, self.geometry
         quantized = shape.quantizable_parameters if work.quantization else 0
         each = 1.0 if work.quantization == "int8" else 0.5 + NF4_SCALES[work.double_quantization]
-        return quantized * each + (shape.parameters - quantized) * work.weight_bytes
+        whole = shape.parameters - quantized + work.tower_parameters
+        return quantized * each + whole * work.weight_bytes
 
     def adapters(self) -> float:
         return self.adapter_parameters * self.work.trained_bytes

@@ -53,6 +53,7 @@ class Lengths:
     longest: int
     learned_share: float = 1.0
     longest_rows: tuple[int, ...] = ()
+    tower_parameters: int = 0  # of a model that is loaded whole, since the rows hold images
 
     @property
     def mean(self) -> float:
@@ -139,6 +140,7 @@ def work_of(config: RunConfig, geometry: Geometry, device: Device, lengths: Leng
         pins=device.kind == "cpu" and device.allocator == "system",
         validation_tokens=config.eval.per_device_eval_batch_size * longest if config.eval.eval_steps else 0,
         cache_tokens=answers * longest if goal.type == "grpo" else 0,
+        tower_parameters=lengths.tower_parameters if lengths else 0,
     )
 
 
@@ -153,7 +155,7 @@ def _batch(config: RunConfig, lengths: Lengths | None) -> list[int]:
         return [longest] * rows * (2 if goal.type in PAIRS else 1)
     if train.packing:
         return [limit] * rows
-    if not train.padding_free or not lengths:
+    if not train.padding_free or not lengths or lengths.tower_parameters:
         return [longest] * rows
     known = [min(tokens, limit) for tokens in lengths.longest_rows[:rows]]
     missing = max(min(rows, lengths.rows) - len(known), 0)

@@ -200,6 +200,16 @@ def from_config(config: Mapping[str, Any]) -> Geometry:
     )
 
 
+def tower_parameters(config: Mapping[str, Any]) -> int:
+    """About the numbers of what a model sees with: of each layer its four attention and two or three MLP matrices."""
+    vision = config.get("vision_config") or {}
+    width, inner, layers = (
+        vision.get(name) or 0 for name in ("hidden_size", "intermediate_size", "num_hidden_layers")
+    )
+    matrices = 3 if str(config.get("model_type")).startswith("gemma4") else 2
+    return layers * width * (4 * width + matrices * inner)
+
+
 @dataclass(frozen=True)
 class _Reader:
     values: dict[str, Any]

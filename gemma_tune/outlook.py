@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from gemma_tune.data.doctor import Report
 from gemma_tune.errors import GemmaTuneError
 from gemma_tune.fit import Choice, make_it_fit
 from gemma_tune.forecast import Device, Forecast, Lengths, forecast
-from gemma_tune.geometry import Geometry, from_config
+from gemma_tune.geometry import Geometry, from_config, tower_parameters
 from gemma_tune.hub_adapters import RUN_PREFIX
 from gemma_tune.runs.folder import find_run
 from gemma_tune.runs.hardware import Sampler, usable_cores
@@ -40,7 +41,10 @@ def ways(config: RunConfig, report: Report | None = None) -> list[Choice]:
 
 def _known(config: RunConfig, report: Report | None) -> tuple[Geometry, Device, Lengths | None] | None:
     geometry = geometry_of(config.model.id, config.model.revision)
-    return (geometry, device_of(config), lengths_of(report)) if geometry else None
+    lengths = lengths_of(report)
+    if lengths and report.prepared.store.has_images:
+        lengths = replace(lengths, tower_parameters=towers_of(config.model.id, config.model.revision))
+    return (geometry, device_of(config), lengths) if geometry else None
 
 
 # ---- the model -----------------------------------------------------------------------------------------------------
@@ -66,6 +70,14 @@ def geometry_of(model_id: str, revision: str = "main") -> Geometry | None:
         return card.geometry
     path = hub.config_path(model_id, revision)
     return _read(path, path.stat().st_mtime_ns) if path else None
+
+
+def towers_of(model_id: str, revision: str = "main") -> int:
+    """Numbers beside the language part of a model that sees, from the catalogue or from its files on this disk."""
+    if card := card_of(model_id):
+        return card.other_bytes // 2
+    path = hub.config_path(model_id, revision)
+    return tower_parameters(json.loads(path.read_text(encoding="utf-8"))) if path else 0
 
 
 @lru_cache(maxsize=32)

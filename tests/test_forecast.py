@@ -169,3 +169,12 @@ def test_a_forecast_takes_milliseconds_and_no_torch():
     code = "import sys, gemma_tune.fit; print(sorted({'torch', 'transformers', 'gradio', 'numpy'} & set(sys.modules)))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert shown.stdout.strip() == "[]", shown.stderr
+
+
+def test_rows_with_images_are_padded_and_bring_the_towers_along():
+    config = parse({"model": {"id": "google/gemma-3-4b-it"}, "train": {"per_device_train_batch_size": 4}})
+    shape = MODELS["google/gemma-3-4b-it"].geometry
+    text = forecast(config, shape, GPU, ROWS)
+    seen = forecast(config, shape, GPU, replace(ROWS, tower_parameters=400_000_000))
+    assert seen.parts["weights"] - text.parts["weights"] == 800_000_000  # bfloat16
+    assert seen.batch_tokens == 4 * 1_024 > text.batch_tokens

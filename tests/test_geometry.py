@@ -2,9 +2,9 @@ import time
 
 import pytest
 
-from gemma_tune.catalog import MODEL_TYPES
+from gemma_tune.catalog import MODEL_TYPES, MODELS
 from gemma_tune.errors import ModelError
-from gemma_tune.geometry import DEFAULTS, from_config
+from gemma_tune.geometry import DEFAULTS, from_config, tower_parameters
 
 TINY = {
     "hidden_size": 64,
@@ -145,3 +145,10 @@ def test_reading_a_shape_takes_no_time():
     for _ in range(20):
         assert from_config({"model_type": "gemma4", "num_hidden_layers": 60}).parameters
     assert time.perf_counter() - began < 0.2
+
+
+def test_what_a_model_sees_with_is_counted_from_its_config():
+    siglip = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27}
+    counted = tower_parameters({"model_type": "gemma3", "vision_config": siglip})
+    assert counted == pytest.approx(MODELS["google/gemma-3-4b-it"].other_bytes / 2, rel=0.03)
+    assert tower_parameters({"model_type": "gemma3_text"}) == 0

@@ -20,7 +20,8 @@ def build() -> gr.Gallery:
         type="filepath",
         format="png",  # nothing of them is lost on the way
         file_types=["image"],
-        columns=4,
+        allow_preview=False,
+        columns=6,
         height=180,
         object_fit="contain",
         buttons=[],

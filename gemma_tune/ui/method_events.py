@@ -93,9 +93,10 @@ def advice_of(values: dict[str, Any]) -> str:
 
 # ---- what the data allow -------------------------------------------------------------------------------------------
 def kinds_of(report: Report) -> tuple[str, ...]:
-    """The kinds of rows that a report's data hold."""
-    facts = report.prepared.store.facts
-    return tuple(KINDS[kind] for kind in np.unique(facts["kind"])) if len(facts) else ()
+    """The kinds of rows that a report's data hold, and that they hold images."""
+    store = report.prepared.store
+    images = (method_views.IMAGES,) if store.has_images else ()
+    return (*(KINDS[kind] for kind in np.unique(store.facts["kind"])), *images) if len(store) else ()
 
 
 def offered(tab: SetUp, kinds: Collection[str], model_type: str, objective: str) -> Updates:

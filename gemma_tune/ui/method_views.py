@@ -20,6 +20,7 @@ METHODS = [
 ]
 TUNERS = {"lora": "LoRA", "qlora": "QLoRA", "full": "full fine-tuning"}
 SHORT = {"orpo": "Both in one (ORPO)"}  # the title of a card stands on one line
+IMAGES = "images"  # among the kinds of rows: some of them hold images
 PRE_TRAINING = "Continued pre-training\nThese data are plain text: it reads on, as the first training did"
 CHOSEN = {
     "messages": "Answers\nLearns to answer as your rows do",
@@ -29,7 +30,9 @@ CHOSEN = {
 
 
 def fits(one: Objective, kinds: Collection[str]) -> bool:
-    """Whether an objective learns from rows of any of these kinds; from unknown data each does."""
+    """Whether an objective learns from rows of any of these kinds; from unknown data each does, from images only SFT."""
+    if IMAGES in kinds:
+        return one.name == "sft"
     return not kinds or bool(set(kinds) & set(one.rows))
 
 
@@ -43,8 +46,9 @@ def objective_choices(kinds: Collection[str] = (), model_type: str = "") -> list
 
 
 def _label(one: Objective, kinds: Collection[str]) -> str:
-    if one.name == "sft" and len(set(kinds)) == 1:
-        (kind,) = set(kinds)
+    of_text = set(kinds) - {IMAGES}
+    if one.name == "sft" and len(of_text) == 1:
+        (kind,) = of_text
         if kind == "text":
             return PRE_TRAINING
         if kind in CHOSEN:
@@ -66,12 +70,15 @@ def left_out(kinds: Collection[str], model_type: str = "") -> str:
     count = len(missing) + len(refused)
     if not count:
         return ""
-    items = [f"<li><b>{escape(one.label)}</b> needs {escape(_any_of(one.rows))}</li>" for one in missing]
+    images = " without images" if IMAGES in kinds else ""
+    items = [
+        f"<li><b>{escape(one.label)}</b> needs {escape(_any_of(one.rows))}{images}</li>" for one in missing
+    ]
     items += [f"<li><b>{escape(label)}</b>: {escape(reason)}</li>" for label, reason in refused]
     if refused:
         words = ("One other is" if count == 1 else f"{count} others are") + " not offered here"
     else:
-        have = " and ".join(WORDS[kind] for kind in WORDS if kind in kinds)
+        have = " and ".join(WORDS[kind] for kind in WORDS if kind in kinds) + images.replace("out", "")
         words = ("One other needs" if count == 1 else f"{count} others need") + f" other data than {have}"
     return f'<details class="gt-quiet-fold"><summary>{escape(words)}</summary><ul>{"".join(items)}</ul></details>'
 

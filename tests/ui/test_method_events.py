@@ -110,6 +110,16 @@ def test_plain_text_is_said_to_go_on_with_pre_training_and_pairs_to_be_learned_b
     assert "better answer of each pair" in method_views.objective_choices(("pair",))[0][0]
 
 
+def test_from_rows_with_images_only_answers_are_learned():
+    (label, name), *others = method_views.objective_choices(("messages", method_views.IMAGES), "gemma4")
+    assert name == "sft" and not others and label.startswith("Answers\nLearns to answer")
+    said = method_views.left_out(("messages", method_views.IMAGES), "gemma4")
+    assert (
+        "5 others need other data than conversations with images" in said
+        and "conversations without images" in said
+    )
+
+
 def test_an_objective_that_the_data_do_not_allow_gives_way_to_the_first_that_they_do():
     assert method_views.fitting("dpo", ("text",)) == "sft" and method_views.fitting("dpo", ("pair",)) == "dpo"
 

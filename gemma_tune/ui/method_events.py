@@ -96,7 +96,7 @@ def kinds_of(report: Report) -> tuple[str, ...]:
     """The kinds of rows that a report's data hold, and that they hold images."""
     store = report.prepared.store
     images = (method_views.IMAGES,) if store.has_images else ()
-    return (*(KINDS[kind] for kind in np.unique(store.facts["kind"])), *images) if len(store) else ()
+    return (*(KINDS[kind] for kind in np.unique(store.facts["kind"])), *images) if len(store.facts) else ()
 
 
 def offered(tab: SetUp, kinds: Collection[str], model_type: str, objective: str) -> Updates:

@@ -83,7 +83,7 @@ def test_a_number_of_ones_own_is_marked_beside_the_recommended_one(tab):
 
 def report(*kinds: str):
     facts = np.array([(KINDS.index(kind),) for kind in kinds], [("kind", "u1")])
-    return SimpleNamespace(prepared=SimpleNamespace(store=SimpleNamespace(facts=facts)))
+    return SimpleNamespace(prepared=SimpleNamespace(store=SimpleNamespace(facts=facts, has_images=False)))
 
 
 @pytest.mark.parametrize(

@@ -100,14 +100,19 @@ def _encode(
     )
     for side in sides:
         if side.left_out:
-            numbers = ", ".join(map(str, side.left_out[:ROWS_NAMED]))
-            job.write(
-                "warning",
-                message=f"{len(side.left_out)} {side.name} rows are left out (rows {numbers}…): nothing of their answer "
-                f"is within the maximum length of {job.config.train.max_length} tokens, or the template refuses them.",
-            )
+            job.write("warning", message=_left_out(side, job.config.train.max_length))
     loaded = [Dataset.from_file(str(side.path)) if side.rows else None for side in sides]
     return loaded[0], loaded[1]
+
+
+def _left_out(side: dataset.Side, max_length: int) -> str:
+    count = len(side.left_out)
+    numbers = ", ".join(map(str, side.left_out[:ROWS_NAMED])) + ("…" if count > ROWS_NAMED else "")
+    rows, are, their = ("row", "is", "its") if count == 1 else ("rows", "are", "their")
+    return (
+        f"{count} {side.name} {rows} {are} left out ({rows} {numbers}): nothing of {their} answer is within the maximum "
+        f"length of {max_length} tokens, or the template refuses {'it' if count == 1 else 'them'}."
+    )
 
 
 def _load(job: Job, chat: ChatTokenizer, rows: dataset.Rows):

@@ -261,7 +261,7 @@ def test_rows_that_are_all_prompt_are_named_or_refused(make_run, talks, tmp_path
     (tmp_path / "one.jsonl").write_text(talks.read_text() + json.dumps(long) + "\n")
     run = make_run(f"data.source={tmp_path / 'one.jsonl'}", "data.validation_fraction=0")
     assert work(run) == 0
-    assert "rows 65" in events_of(run, "warning")[0]["message"]
+    assert "(row 65)" in events_of(run, "warning")[0]["message"]
     assert events_of(run, "data")[0]["cut_rows"] == 1
     (tmp_path / "all.jsonl").write_text((json.dumps(long) + "\n") * 9)
     run = make_run(f"data.source={tmp_path / 'all.jsonl'}")

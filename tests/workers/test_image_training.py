@@ -21,7 +21,7 @@ pytestmark = pytest.mark.training
 FAMILIES = ["multimodal", "multimodal_gemma4"]
 LORA, FULL = "method.type=lora", "method.type=full"
 LEARNING = (
-    "train.max_steps=120",
+    "train.max_steps=60",
     "train.per_device_train_batch_size=8",
     "eval.exact_match_rows=8",
     "data.validation_fraction=0.2",

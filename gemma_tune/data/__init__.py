@@ -12,7 +12,7 @@ from gemma_tune.data.prepare import Prepared, prepare
 from gemma_tune.data.rendering import ChatTokenizer
 from gemma_tune.data.rows import Rejected, Row, Schema, Table
 from gemma_tune.data.sources import choices_of, example_names, first_rows, keep_uploads, open_source, read
-from gemma_tune.data.store import Store
+from gemma_tune.data.store import Store, holds_images
 from gemma_tune.data.tokens import Tokens, tokens_of
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "choices_of",
     "example_names",
     "first_rows",
+    "holds_images",
     "keep_uploads",
     "learns_answers_only",
     "lengths_of",

@@ -166,6 +166,11 @@ def _link_or_copy(path: Path, folder: Path) -> None:
     draft.unlink(missing_ok=True)  # where both were the same file already, it still stands
 
 
+def holds_images(folder: Path) -> bool:
+    """Whether the rows kept in a folder have images; False where none are kept."""
+    return (folder / META).is_file() and Store(folder).has_images
+
+
 def stored(parts: list[Part], watch: Watch) -> Store:
     """The rows of all parts, from the cache where they are there. DataError where a source cannot be read."""
     key = hashlib.sha256(

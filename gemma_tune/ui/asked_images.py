@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from gemma_tune.data import Store
+from gemma_tune.data import Store, holds_images
 from gemma_tune.data.rows import IMAGE
 from gemma_tune.runs.folder import find_run
 
@@ -31,8 +31,7 @@ def build() -> gr.Gallery:
 
 def are_learned(run_id: str) -> bool:
     """Whether the rows of a run hold images; not known before they are prepared."""
-    folder = find_run(run_id).data_dir
-    return (folder / "meta.json").is_file() and Store(folder).has_images
+    return holds_images(find_run(run_id).data_dir)
 
 
 def of_sample(run_id: str, sample: dict[str, Any]) -> list[Image.Image] | None:

@@ -106,7 +106,7 @@ class Chat:
         base_path = modeling.fetch(facts, token)
         self.tuned_path = tuned_folder(run, checkpoint)
         self._tuned_stamp = _stamp(self.tuned_path)
-        self.sees = data.Store(run.data_dir).has_images
+        self.sees = data.holds_images(run.data_dir)
         # A checkpoint does not hold how images are read, and the base's tokenizer is the same.
         self._chat = ChatTokenizer.from_folder(base_path if self.sees else self.tuned_path)
         self.mixed, self._models = _loaded(config, facts, base_path, self.tuned_path, self.sees)

@@ -6,7 +6,7 @@ import torch
 
 from gemma_tune import config
 from gemma_tune.runs.folder import RunFolder, create_run
-from gemma_tune.workers import callbacks
+from gemma_tune.workers import callbacks, train
 
 from . import pictures, tiny
 
@@ -130,3 +130,17 @@ def stop_at(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(callbacks.StopCallback, "on_step_end", ask_and_look)
 
     return arrange
+
+
+@pytest.fixture
+def break_off(stop_at):
+    """Runs up to a step, is stopped there and kept, and resumed to its end."""
+
+    def work(run: RunFolder, step: int) -> None:
+        stop_at(run, step)
+        assert train.main([str(run.path)]) == 0
+        run.stop_path.unlink()
+        stop_at(run, -1)
+        assert train.main([str(run.path), "--resume-from", f"checkpoints/checkpoint-{step}"]) == 0
+
+    return work

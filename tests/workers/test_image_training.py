@@ -119,16 +119,12 @@ def as_trl(row: dict) -> dict:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("method", [LORA, FULL])
 def test_a_resumed_run_is_the_run_that_was_not_and_the_towers_stay(
-    request, seeing_run, stop_at, family, method
+    request, seeing_run, break_off, family, method
 ):
     overrides = [method, "train.max_steps=4", "train.learning_rate=0.003"]
     straight, broken = seeing_run(family, *overrides), seeing_run(family, *overrides)
     assert work(straight) == 0
-    stop_at(broken, 2)
-    work(broken)
-    broken.stop_path.unlink()
-    stop_at(broken, -1)
-    work(broken, "--resume-from", "checkpoints/checkpoint-2")
+    break_off(broken, 2)
     assert losses_of(broken) == pytest.approx(losses_of(straight), abs=1e-4)
 
     told = [event["message"] for event in events_of(straight, "warning")]

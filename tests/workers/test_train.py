@@ -282,15 +282,11 @@ def test_packing_and_padding_free_train(make_run):
         assert events_of(run, "metrics")[-1]["tokens"] > 0
 
 
-def test_a_full_fine_tuning_of_a_text_part_resumes(make_run, multimodal, stop_at):
+def test_a_full_fine_tuning_of_a_text_part_resumes(make_run, multimodal, break_off):
     overrides = [FULL, f"model.id={multimodal}", "train.max_steps=4", "train.learning_rate=0.003"]
     straight, broken = make_run(*overrides), make_run(*overrides)
     work(straight)
-    stop_at(broken, 2)
-    work(broken)
-    broken.stop_path.unlink()
-    stop_at(broken, -1)
-    work(broken, "--resume-from", "checkpoints/checkpoint-2")
+    break_off(broken, 2)
     assert losses_of(broken) == pytest.approx(losses_of(straight), abs=1e-4)
 
 

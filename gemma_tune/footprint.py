@@ -74,6 +74,8 @@ class Work:
     references: int = 0  # whole further copies of the model
     validation_tokens: int = 0  # of one batch
     tower_parameters: int = 0  # frozen, beside the language part of a model that sees
+    image_numbers: int = 0  # that live at once while it looks at the images of the batch
+    validation_image_numbers: int = 0  # of those of a validation batch
 
     @property
     def adapter(self) -> bool:
@@ -221,6 +223,10 @@ class Footprint:
         table = vocabulary * hidden * 2 if work.column == 1 else 0  # the head in bfloat16
         return scores * (1 + wide) + around + table
 
+    def looking(self, numbers: int) -> float:
+        """While the tower looks at images, before the language part reads anything."""
+        return numbers * self.work.weight_bytes
+
     def cache(self) -> float:
         """Keys and values while answers are generated."""
         own = [layer for layer in self.geometry.layers if not layer.shares_key_values]
@@ -272,16 +278,17 @@ class Footprint:
 
     # ---- the moment that needs the most ---------------------------------------------------------------------------------
     def parts(self) -> Mapping[str, int]:
-        """The parts at the peak, which is one of: the loss, the backward pass's begin and end, answers, validation."""
+        """The parts at the peak, which is one of: the loss, the backward pass's begin and end, answers, validation, images."""
         held = {"weights": self.weights(), "adapters": self.adapters(), "optimizer": self.optimizer(),
                 "reference": self.reference()}  # fmt: skip
+        work = self.work
         gradients, head, kept, scores = (
             self.gradients(),
             self.head_gradient(),
             self.activations(),
             self.logits(),
         )
-        earlier = gradients if self.work.accumulates else 0  # of the micro-batches before
+        earlier = gradients if work.accumulates else 0  # of the micro-batches before
         moments = (
             {"gradients": earlier + head, "activations": kept, "logits": scores},
             {"gradients": earlier + head, "activations": kept + self.working(), "logits": 0},
@@ -289,6 +296,8 @@ class Footprint:
             {"gradients": gradients + self.scratch(), "activations": 0, "logits": 0},
             {"gradients": earlier, "activations": self.cache(), "logits": 0},
             {"gradients": 0, "activations": self.validation(), "logits": scores},
+            {"gradients": earlier, "activations": self.looking(work.image_numbers), "logits": 0},
+            {"gradients": 0, "activations": self.looking(work.validation_image_numbers), "logits": 0},
         )  # fmt: skip
         most = max(moments, key=lambda moment: sum(moment.values()))
         return {name: round(value) for name, value in {**held, **most}.items()}

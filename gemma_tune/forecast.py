@@ -54,6 +54,7 @@ class Lengths:
     learned_share: float = 1.0
     longest_rows: tuple[int, ...] = ()
     tower_parameters: int = 0  # of a model that is loaded whole, since the rows hold images
+    image_numbers: int = 0  # that live at once while the images of one row are looked at (`sight`)
 
     @property
     def mean(self) -> float:
@@ -116,6 +117,7 @@ def work_of(config: RunConfig, geometry: Geometry, device: Device, lengths: Leng
     learned_share = lengths.learned_share if lengths else 1.0
     if goal.type == "sft" and not train.assistant_only_loss:
         learned_share = 1.0
+    seen = lengths.image_numbers if lengths else 0
     answers = (
         train.per_device_train_batch_size * train.gradient_accumulation_steps
     )  # GRPO writes those of a step at once
@@ -141,6 +143,10 @@ def work_of(config: RunConfig, geometry: Geometry, device: Device, lengths: Leng
         validation_tokens=config.eval.per_device_eval_batch_size * longest if config.eval.eval_steps else 0,
         cache_tokens=answers * longest if goal.type == "grpo" else 0,
         tower_parameters=lengths.tower_parameters if lengths else 0,
+        image_numbers=seen * len(rows),
+        validation_image_numbers=seen * config.eval.per_device_eval_batch_size
+        if config.eval.eval_steps
+        else 0,
     )
 
 

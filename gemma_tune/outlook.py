@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from gemma_tune import hub
+from gemma_tune import hub, sight
 from gemma_tune.catalog import MODELS, ModelCard
 from gemma_tune.config import RunConfig
 from gemma_tune.data.doctor import Report
+from gemma_tune.data.store import Store
 from gemma_tune.errors import GemmaTuneError
 from gemma_tune.fit import Choice, make_it_fit
 from gemma_tune.forecast import Device, Forecast, Lengths, forecast
@@ -24,6 +25,7 @@ from gemma_tune.runs.hardware import Sampler, usable_cores
 from gemma_tune.runs.launch import allocator
 
 WITHOUT_BFLOAT16 = ("T4", "V100", "P100", "GTX", "RTX 20")  # NVIDIA's generations before Ampere
+ROWS_LOOKED_AT = 1_000  # for the number of their images
 LONGEST_ROWS = 1024  # the largest batch there may be
 
 
@@ -43,7 +45,11 @@ def _known(config: RunConfig, report: Report | None) -> tuple[Geometry, Device, 
     geometry = geometry_of(config.model.id, config.model.revision)
     lengths = lengths_of(report)
     if lengths and report.prepared.store.has_images:
-        lengths = replace(lengths, tower_parameters=towers_of(config.model.id, config.model.revision))
+        asked = config.model.id, config.model.revision
+        images = _most_images(report.prepared.store.folder)
+        lengths = replace(
+            lengths, tower_parameters=towers_of(*asked), image_numbers=images * image_numbers_of(*asked)
+        )
     return (geometry, device_of(config), lengths) if geometry else None
 
 
@@ -78,6 +84,25 @@ def towers_of(model_id: str, revision: str = "main") -> int:
         return card.other_bytes // 2
     path = hub.config_path(model_id, revision)
     return tower_parameters(json.loads(path.read_text(encoding="utf-8"))) if path else 0
+
+
+def image_numbers_of(model_id: str, revision: str = "main") -> int:
+    """How many numbers live at once for each image that a model looks at."""
+    path = hub.config_path(base_of(model_id), revision)
+    if path is None:
+        card = card_of(model_id)
+        vision = sight.LARGE if card and card.parameters > 10e9 else {}
+        return sight.image_numbers({"model_type": card.model_type, "vision_config": vision}) if card else 0
+    beside = path.parent / "preprocessor_config.json"
+    told = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+    return sight.image_numbers(json.loads(path.read_text(encoding="utf-8")), told)
+
+
+@lru_cache(maxsize=32)
+def _most_images(folder: Path) -> int:
+    """The most that one row holds, among the first ones."""
+    store = Store(folder)
+    return max((len(row.images) for row in store.rows(np.arange(min(len(store), ROWS_LOOKED_AT)))), default=0)
 
 
 @lru_cache(maxsize=32)

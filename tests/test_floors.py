@@ -12,7 +12,7 @@ PACKAGE = ROOT / "gemma_tune"
 FLOORS = [
     {"errors"},
     {"pocket"},
-    {"geometry", "objectives", "sections"},
+    {"geometry", "objectives", "sections", "sight"},
     {"catalog", "footprint", "support"},
     {"config"},
     {"hub_adapters", "hub_client", "hub_config", "hub_errors", "reference", "forecast"},

@@ -178,3 +178,17 @@ def test_rows_with_images_are_padded_and_bring_the_towers_along():
     seen = forecast(config, shape, GPU, replace(ROWS, tower_parameters=400_000_000))
     assert seen.parts["weights"] - text.parts["weights"] == 800_000_000  # bfloat16
     assert seen.batch_tokens == 4 * 1_024 > text.batch_tokens
+
+
+def test_looking_at_many_images_can_be_what_needs_the_most():
+    """Of the tower nothing is kept, so it counts only where it takes more than the language part after it."""
+    config = parse(
+        {"model": {"id": SMALL}, "train": {"per_device_train_batch_size": 4}, "eval": {"eval_steps": 0}}
+    )
+    shape = MODELS[SMALL].geometry
+    few, many = (forecast(config, shape, GPU, replace(ROWS, image_numbers=count)) for count in (1, 10**9))
+    assert few.parts == forecast(config, shape, GPU, replace(ROWS)).parts
+    assert many.parts["activations"] == 4 * 2 * 10**9 and many.parts["logits"] == 0
+    measured = parse({"model": {"id": SMALL}, "eval": {"per_device_eval_batch_size": 16, "eval_steps": 0.5}})
+    held = forecast(measured, shape, GPU, replace(ROWS, image_numbers=10**9))
+    assert held.parts["activations"] == 16 * 2 * 10**9

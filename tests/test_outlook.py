@@ -74,3 +74,28 @@ def test_a_run_leads_back_to_the_model_it_began_from():
     assert outlook.base_of(f"run:{second.id}") == "google/gemma-3-1b-it"
     assert outlook.card_of(f"run:{second.id}") is MODELS["google/gemma-3-1b-it"]
     assert outlook.base_of("run:gone") == "run:gone"
+
+
+def test_images_count_by_the_tower_of_the_model_and_the_most_of_a_row(monkeypatch, tmp_path, gpus):
+    gpus(gpu(0, "NVIDIA H100", 80))
+    rows = [SimpleNamespace(images=[{}]), SimpleNamespace(images=[{}, {}])]
+    store = SimpleNamespace(has_images=True, folder=tmp_path / "rows", rows=lambda _: rows)
+    monkeypatch.setattr(
+        outlook, "Store", lambda folder: type("Two", (), {"__len__": lambda _: 2, "rows": lambda *_: rows})()
+    )
+    report = SimpleNamespace(
+        lengths=np.array([400, 700]), train_rows=2, supervised_tokens=7, total_tokens=21,
+        prepared=SimpleNamespace(store=store),
+    )  # fmt: skip
+    config = parse({"model": {"id": "google/gemma-3-4b-it"}})
+    _, _, lengths = outlook._known(config, report)
+    assert lengths.tower_parameters == MODELS["google/gemma-3-4b-it"].other_bytes // 2
+    assert lengths.image_numbers == 2 * outlook.image_numbers_of("google/gemma-3-4b-it") > 0
+    report.prepared.store.has_images = False
+    assert outlook._known(config, report)[2].image_numbers == 0
+    assert (
+        outlook.image_numbers_of("google/gemma-4-31B-it")
+        > outlook.image_numbers_of("google/gemma-4-E2B-it")
+        > 0
+    )
+    assert outlook.image_numbers_of("google/gemma-3-1b-it") == outlook.image_numbers_of("me/unknown") == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerState
 
 from gemma_tune import data, hub
 from gemma_tune.data.rendering import ChatTokenizer
-from gemma_tune.errors import ConfigError
+from gemma_tune.errors import ConfigError, ModelError
 from gemma_tune.runs.folder import write_json
 from gemma_tune.workers import (
     adapters,
@@ -26,6 +26,7 @@ from gemma_tune.workers import (
     callbacks,
     dataset,
     evaluate,
+    guards,
     modeling,
     report,
     sft,
@@ -48,6 +49,7 @@ def work(job: Job) -> None:
     folder = hub.tokenizer_folder(job.config.model.id, job.facts.revision or "main", job.token)
     chat = ChatTokenizer.from_folder(folder)
     rows = dataset.rows_of(job.run, job.config, job.token)
+    _refuse_unread(job, rows, chat)
     tokens = dataset.tokens_of(rows, job.config, folder)
     train, validation = _encode(job, rows, tokens, chat)
     model, tokenizer, pictures = _load(job, chat, rows)
@@ -82,6 +84,15 @@ class Result:
     model: torch.nn.Module
     stopped: bool  # by the user
     keeps_base: bool  # the base is still there beneath the adapter
+
+
+def _refuse_unread(job: Job, rows: dataset.Rows, chat: ChatTokenizer) -> None:
+    """Where the model cannot read the rows' images, or has an adapter that cannot; else every row would be left out."""
+    images = rows.store.has_images
+    if job.facts.adapter:
+        guards.refuse_other_model(job.config, Path(job.facts.adapter), images)
+    if images and chat.no_images:
+        raise ModelError(replace(chat.no_images, value=job.config.model.id))
 
 
 def _encode(

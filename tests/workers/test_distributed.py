@@ -122,6 +122,24 @@ def by_step(folder: RunFolder) -> list[float]:
     return list({event["step"]: event["loss"] for event in events_of(folder, "metrics")}.values())
 
 
+# ---------------------------------------------------------------- images
+
+
+def test_two_processes_learn_from_images_what_one_learns(start, losses_alone, multimodal, painted, tmp_path):
+    """With rows without any between them, so that a process may have a batch without an image."""
+    lines = painted.read_text().splitlines()
+    plain = {"messages": [{"role": "user", "content": "Say hat."}, {"role": "assistant", "content": "hat"}]}
+    mixed = tmp_path / "mixed.jsonl"
+    mixed.write_text("\n".join([*lines[:24], *[json.dumps(plain | {"row": row}) for row in range(24)]]))
+    more = [f"model.id={multimodal}", f"data.source={mixed}", "train.max_steps=10"]
+    rows = ["train.per_device_train_batch_size=1", "train.gradient_accumulation_steps=4"]
+    folder = start(*more, "devices.num_processes=2", *rows)
+    alone = losses_alone(*more)
+    assert over(folder).outcome == "finished"
+    assert by_step(folder) == pytest.approx(alone, abs=TOLERANCE)
+    assert alone[-1] < alone[0] - 1
+
+
 # ---------------------------------------------------------------- out of memory
 
 

@@ -1,6 +1,7 @@
 """Supervised fine-tuning on rows with images: what the whole multimodal model learns, keeps, saves and answers."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from peft import LoraConfig
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer, Gemma3Processor
+from transformers.models.gemma4.processing_gemma4 import Gemma4Processor
 from trl import SFTConfig, SFTTrainer
 
 from gemma_tune.runs.chat import ChatSession
@@ -19,6 +21,7 @@ from .conftest import events_of, losses_of
 
 pytestmark = pytest.mark.training
 FAMILIES = ["multimodal", "multimodal_gemma4"]
+STEPS = 6
 LORA, FULL = "method.type=lora", "method.type=full"
 LEARNING = (
     "train.max_steps=60",
@@ -74,35 +77,55 @@ def test_only_who_sees_the_picture_can_answer_and_the_tuned_model_does(seeing_ru
     assert {column: text.strip() for column, text in said.items()} == {"base": "red", "tuned": "hat"}
 
 
+@pytest.mark.parametrize(("family", "rate"), [("multimodal", 3e-3), ("multimodal_gemma4", 5e-4)])
 @pytest.mark.parametrize("method", [LORA, FULL])
-def test_losses_are_those_of_trls_own_trainer_of_images(seeing_run, multimodal, painted, tmp_path, method):
-    run = seeing_run("multimodal", method, "train.max_steps=8", "train.learning_rate=0.003")
+def test_losses_are_those_of_trls_own_trainer_of_images(
+    request, seeing_run, painted, tmp_path, family, rate, method
+):
+    folder = request.getfixturevalue(family)
+    # So that rounding in a gradient near 0 does not become a whole step of Adam's.
+    epsilon = "advanced.trainer.adam_epsilon=0.0001"
+    run = seeing_run(family, method, f"train.max_steps={STEPS}", f"train.learning_rate={rate}", epsilon)
     assert work(run) == 0, events_of(run, "error")
 
     kept = dataset.rows_of(run, run.config(), None)
     given = painted.read_text().splitlines()
     rows = [as_trl(json.loads(given[number - 1])) for number in kept.store.facts["number"][kept.train]]
-    processor = Gemma3Processor(
-        AutoImageProcessor.from_pretrained(multimodal, backend="pil"), AutoTokenizer.from_pretrained(multimodal),
-        image_seq_length=4, chat_template=AutoTokenizer.from_pretrained(multimodal).chat_template,
-    )  # fmt: skip
-    model = AutoModelForImageTextToText.from_pretrained(multimodal, dtype=torch.float32)
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
     for part in towers.frozen_parts(model).values():
         part.requires_grad_(False)
     args = SFTConfig(
-        str(tmp_path / "plain"), max_steps=8, per_device_train_batch_size=8, learning_rate=3e-3, warmup_steps=0.03,
+        str(tmp_path / "plain"), max_steps=STEPS, per_device_train_batch_size=8, learning_rate=rate, warmup_steps=0.03,
         gradient_checkpointing=False, max_length=None, logging_steps=1, seed=42, bf16=False, use_cpu=True,
-        save_strategy="no", disable_tqdm=True,
+        save_strategy="no", disable_tqdm=True, adam_epsilon=1e-4,
     )  # fmt: skip
     lora = LoraConfig(r=16, lora_alpha=32, target_modules=modeling.lora_targets(model), task_type="CAUSAL_LM")
     trainer = SFTTrainer(
-        model, args, train_dataset=Dataset.from_list(rows), processing_class=processor,
+        model, args, train_dataset=Dataset.from_list(rows), processing_class=processor_of(folder),
         peft_config=lora if method == LORA else None,
     )  # fmt: skip
     trainer.train()
     plain = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    assert losses_of(run) == pytest.approx(plain, abs=1e-5)
-    assert plain[-1] < plain[0] - 1
+    assert losses_of(run) == pytest.approx(plain, rel=1e-5, abs=0)
+    assert plain[-1] < plain[0] - 0.1
+
+
+class OfImages(Gemma4Processor):
+    """Without the parts for sound and video, of which the latter needs torchvision."""
+
+    def check_argument_for_proper_class(self, name: str, argument: object) -> None:
+        pass
+
+
+def processor_of(folder: Path):
+    """Transformers' own, as TRL takes it."""
+    reader = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    tokens = AutoTokenizer.from_pretrained(folder)
+    if json.loads((folder / "config.json").read_text())["model_type"] == "gemma3":
+        return Gemma3Processor(reader, tokens, image_seq_length=4, chat_template=tokens.chat_template)
+    found = OfImages(None, reader, tokens, None, chat_template=tokens.chat_template)
+    found.boa_token = found.eoa_token = "<sound>"  # it asks for them though there is no sound
+    return found
 
 
 def as_trl(row: dict) -> dict:

@@ -19,6 +19,9 @@ QUIET = {
     "show_progress": "hidden",
     "queue": False,
 }  # of events that answer at once
+NEVER_EMPTY = (
+    "objective.type"  # a choice that nobody can empty: where it is, its step was not there to be read
+)
 LISTS = ("data.mix", "data.fixes")  # an empty widget is an empty list
 # Settings that apply only beside certain values of other ones, and those other ones.
 CONDITIONAL = [
@@ -76,13 +79,16 @@ class Form:
         return list(self.widgets.values())
 
     def values(self, raw: tuple[Any, ...]) -> dict[str, Any]:
-        """Widget values by dotted name."""
-        return dict(zip(self.widgets, raw, strict=True))
+        """Widget values by dotted name. Of a step that a busy browser has not drawn yet: what it begins with."""
+        found = dict(zip(self.widgets, raw, strict=True))
+        if found.get(NEVER_EMPTY) is not None:
+            return found
+        return {name: self.widgets[name].value if one is None else one for name, one in found.items()}
 
     def read(self, raw: tuple[Any, ...]) -> dict[str, Any]:
         """Widget values as nested values for `config.parse`. Raises ConfigError for unreadable advanced text."""
         values: dict[str, Any] = {}
-        for dotted, value in zip(self.widgets, raw, strict=True):
+        for dotted, value in self.values(raw).items():
             if dotted.startswith(MAPPED):
                 if value:
                     values.setdefault("data", {}).setdefault("columns", {})[dotted[len(MAPPED) :]] = value

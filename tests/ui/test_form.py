@@ -53,6 +53,15 @@ def test_an_empty_number_is_a_fault_of_its_field(tab):
     assert [fault.where for fault in caught.value.faults] == ["train.learning_rate"]
 
 
+def test_a_step_that_is_not_drawn_yet_counts_as_it_begins(tab):
+    names = list(tab.form.widgets)
+    reported = [None if name.startswith(("objective.", "train.", "method.", "eval.")) else tab.form.widgets[name].value
+                for name in names]  # fmt: skip
+    assert tab.form.values(tuple(reported))["objective.type"] == "sft"
+    begun = tuple(widget.value for widget in tab.form.widgets.values())
+    assert tab.form.read(tuple(reported)) == tab.form.read(begun)
+
+
 def test_unreadable_advanced_text_is_said(tab):
     with pytest.raises(ConfigError, match="advanced"):
         tab.form.read(values(tab, advanced="trainer: ["))

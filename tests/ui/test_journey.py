@@ -143,7 +143,7 @@ def test_pairs_offer_preferences_and_only_what_applies_is_shown(open_page):
     expect(page.locator("#objective-beta")).to_be_hidden()
     goals.filter(has_text="DPO").click()
     expect(page.locator("#objective-beta input")).to_be_visible(timeout=PATIENCE)
-    expect(page.locator("#train-learning-rate input")).to_have_value("0.00001")
+    expect(page.locator("#train-learning-rate input")).to_have_value("0.002")  # Pocket's own
     page.locator("#method-type label", has_text="Full").click()
     expect(page.locator("#method-r")).to_be_hidden(timeout=PATIENCE)
     expect(page.locator("#forecast")).to_contain_text("Optimizer", timeout=PATIENCE)

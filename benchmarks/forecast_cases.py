@@ -77,8 +77,11 @@ CASES = (
     _case("Gemma 2 2B, 2 layers", MIXED, LORA, NO_CHECKPOINTING, allocator="system"),
     _case("Gemma 4 E2B, 3 layers", MIXED, LORA, allocator="system"),
     _case("Gemma 3 270M", MANY, FULL, "train.optim=lion_8bit", NO_CHECKPOINTING),
+    _case("Gemma 3 270M", MIXED, LORA, "train.selective_checkpointing=true"),
+    _case("Gemma 3 270M", LONG, FULL, "train.selective_checkpointing=true"),
+    _case("Gemma 3 1B, 3 layers", MANY, LORA, "train.selective_checkpointing=true"),
 )
-SET_BEFORE = 4  # of the cases, the last ones
+SET_BEFORE = 7  # of the cases, the last ones
 
 
 def model_config(shape: str) -> dict:

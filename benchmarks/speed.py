@@ -36,12 +36,16 @@ PATIENCE_SECONDS = 3600
 LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0}
 LEARNING_RATES = {"lora": 2e-4, "full": 2e-5}
 TRL = {"trl": {}, "trl-float32": {"bf16": False}}  # what each changes of TRL's defaults
-OURS = {"ours": [], "ours-fastest": ["train.activation_checkpointing=false"]}  # and of ours
+OURS = {  # and of ours
+    "ours": [],
+    "ours-selective": ["train.selective_checkpointing=true"],
+    "ours-fastest": ["train.activation_checkpointing=false"],
+}
 if setup.computes_bfloat16():  # smaller weights would be another training in full fine-tuning
     OURS["ours-smallest"] = ["model.dtype=bfloat16"]
 SIDES = {
     "lora": [*TRL, "llamafactory", *OURS, "whole-run"],
-    "full": [*TRL, "llamafactory", "ours", "ours-fastest"],
+    "full": [*TRL, "llamafactory", "ours", "ours-selective", "ours-fastest"],
 }
 
 

@@ -17,6 +17,7 @@ NAMES = {
     "trl-float32": "plain TRL with `bf16=False`",
     "llamafactory": "LLaMA-Factory 0.9.5, defaults",
     "ours": "**ours, defaults**",
+    "ours-selective": "**ours, costly results kept** (`train.selective_checkpointing`)",
     "ours-fastest": "**ours, fastest** (no gradient checkpointing)",
     "ours-smallest": "**ours, least memory** (bfloat16 weights)",
 }

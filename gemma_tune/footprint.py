@@ -65,6 +65,7 @@ class Work:
     bfloat16: bool = False  # arithmetic
     optimizer: str = "adamw_torch_fused"
     checkpointing: bool = True
+    selective: bool = False  # of checkpointing: the costly results are kept
     accumulates: bool = False
     score_pairs: int = 0  # of tokens that see each other, where attention writes its scores down
     head: str = "fused"  # "fused", "chunked" (TRL's), "whole", "none" (a reward model)
@@ -183,10 +184,11 @@ class Footprint:
         """Kept between the forward and the backward pass."""
         shape, work = self.geometry, self.work
         if work.checkpointing:
-            states = (len(shape.layers) + 2) * max(shape.altup_inputs, 1)
-            return (
-                states * work.tokens * shape.hidden_size * work.weight_bytes + self._tables() + self._pinned()
-            )
+            states = (len(shape.layers) + 2) * max(shape.altup_inputs, 1) * shape.hidden_size
+            bytes_per_token = states * work.weight_bytes
+            if work.selective:
+                bytes_per_token += self._kept_width() * (2 if work.bfloat16 else work.weight_bytes)
+            return work.tokens * bytes_per_token + self._tables() + self._pinned()
         kept = KEPT[work.kind][work.column]
         layers = sum(self._of_layer(layer, kept, 0) for layer in shape.layers)
         return layers + self._casts() + self._tables() + self._pinned() / 2
@@ -253,6 +255,16 @@ class Footprint:
         streams = STREAMS[work.column][moment] * max(shape.altup_inputs - 1, 0) * shape.hidden_size
         scores = SCORES[moment] * layer.heads * work.score_pairs
         return work.tokens * (bytes_per_token + streams) + scores
+
+    def _kept_width(self) -> int:
+        """Of the results that selective checkpointing keeps, of all layers; of an adapter it keeps the way in."""
+        shape, rank = self.geometry, self.work.rank if self.work.adapter else 0
+        results = (
+            [outputs for _, outputs in shape.kept_linears(layer).values()]
+            + [rank] * len(shape.linears(layer))
+            for layer in shape.layers
+        )
+        return sum(map(sum, results))
 
     def _pinned(self) -> float:
         """What a layer keeps lands behind what it has given up, whose pages glibc then cannot use again: measured."""

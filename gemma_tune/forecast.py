@@ -7,6 +7,7 @@ what that process is asked for, and how long the whole takes. `docs/forecast.md`
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gemma_tune.config import RunConfig
@@ -135,6 +136,7 @@ def work_of(config: RunConfig, geometry: Geometry, device: Device, lengths: Leng
         bfloat16=train.bf16 == "on" or (train.bf16 == "auto" and device.bfloat16),
         optimizer=train.optim,
         checkpointing=train.activation_checkpointing,
+        selective=train.selective_checkpointing,
         accumulates=train.gradient_accumulation_steps > 1,
         score_pairs=sum(row * row for row in rows) if _eager(config, geometry) else 0,
         head=_head(config),
@@ -247,7 +249,7 @@ def _seconds(
         * (train.max_length if goal.type == "sft" and train.packing else mean)
     )
     tokens *= 2 if goal.type in PAIRS else 1
-    passes = 2 + (2 if config.method.type != "full" else 4) + 2 * train.activation_checkpointing
+    passes = 2 + (2 if config.method.type != "full" else 4) + 2 * _computed_again(config, geometry)
     if goal.type in ("dpo", "kto", "grpo"):
         passes += 2  # of the reference
     learned = lengths.learned_share if lengths else 1.0
@@ -264,6 +266,20 @@ def _seconds(
         launches = batches * len(geometry.layers) * passes / 2 * LAUNCH_SECONDS
     fast, slow = (work / (flops * share * processes) for share in reversed(SPEED_SHARE))
     return max(fast, launches), max(slow, 2 * launches)
+
+
+def _computed_again(config: RunConfig, geometry: Geometry) -> float:
+    """The share of the layers' products that gradient checkpointing computes a second time."""
+    if not config.train.activation_checkpointing:
+        return 0.0
+    if not config.train.selective_checkpointing:
+        return 1.0
+
+    def products(shapes: Mapping[str, tuple[int, int]]) -> int:
+        return sum(inputs * outputs for inputs, outputs in shapes.values())
+
+    kept = sum(products(geometry.kept_linears(layer)) for layer in geometry.layers)
+    return 1 - kept / sum(products(geometry.linears(layer)) for layer in geometry.layers)
 
 
 def _disk_bytes(config: RunConfig, footprint: Footprint, lengths: Lengths | None) -> int:

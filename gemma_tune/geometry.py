@@ -14,6 +14,7 @@ from typing import Any
 from gemma_tune.errors import ModelError
 
 FULL, SLIDING = "full_attention", "sliding_attention"
+KEPT_WIDTH = 2  # selective checkpointing keeps results that are at most so many times as wide as their input
 
 # Transformers 5.23's configuration classes; `pattern`: every so manyeth layer sees the whole text, the others a window.
 _COMMON = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "hidden_size": 2304,
@@ -123,6 +124,10 @@ class Geometry:
             {"k_proj", "v_proj"} if layer.shares_key_values else {"v_proj"} if layer.values_are_keys else ()
         )
         return {name: shape for name, shape in named.items() if name not in absent}
+
+    def kept_linears(self, layer: Layer) -> dict[str, tuple[int, int]]:
+        """Those of `linears` whose results selective checkpointing keeps."""
+        return {name: (a, b) for name, (a, b) in self.linears(layer).items() if b <= KEPT_WIDTH * a}
 
     def _linear_parameters(self, only: frozenset[str] | None = None) -> int:
         """Of every `nn.Linear` but the head, or of those of the layers with these names."""

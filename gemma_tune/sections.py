@@ -310,6 +310,11 @@ class TrainSection(Section):
     activation_checkpointing: bool = setting(
         True, "Gradient checkpointing", "Less memory for about a third more time."
     )
+    selective_checkpointing: bool = setting(
+        False, "Keep costly results",
+        "Gradient checkpointing keeps the results that take longest to compute: faster, for somewhat more memory.",
+        only={"train.activation_checkpointing": (True,)},
+    )  # fmt: skip
     bf16: Literal["auto", "on", "off"] = setting(
         "auto", "bfloat16 arithmetic", "Mixed precision; auto is on where the device computes bfloat16 fast."
     )

@@ -144,7 +144,11 @@ def test_names_are_those_of_transformers_peft_and_trl():
     assert lora >= config.ADVANCED_LORA
     sft = names(trl.SFTConfig)
     ours = {dotted.split(".")[1] for dotted, _ in config.settings() if dotted.startswith("train.")}
-    assert ours - sft == {"survive_out_of_memory", "fused_linear_cross_entropy"}  # they have no such thing
+    assert ours - sft == {
+        "survive_out_of_memory",
+        "fused_linear_cross_entropy",
+        "selective_checkpointing",
+    }  # they have no such thing
     assert {
         "eval_steps",
         "per_device_eval_batch_size",

@@ -78,6 +78,11 @@ def test_several_changes_come_together_where_one_is_not_enough():
     assert len(found) == 1 and {BATCH, "method.type"} <= set(found[0].changes)
 
 
+def test_results_that_are_kept_are_given_up():
+    _, found = ways(gpu(30), "train.selective_checkpointing=true")
+    assert {"train.selective_checkpointing": False} in [way.changes for way in found]
+
+
 def test_kto_keeps_two_rows():
     _, found = ways(gpu(10), "objective.type=kto")
     assert all(way.changes.get(BATCH, 2) >= 2 for way in found)

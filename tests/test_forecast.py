@@ -192,3 +192,16 @@ def test_looking_at_many_images_can_be_what_needs_the_most():
     measured = parse({"model": {"id": SMALL}, "eval": {"per_device_eval_batch_size": 16, "eval_steps": 0.5}})
     held = forecast(measured, shape, GPU, replace(ROWS, image_numbers=10**9))
     assert held.parts["activations"] == 16 * 2 * 10**9
+
+
+def test_results_that_are_kept_cost_memory_and_save_time():
+    kept, again, all_kept = (
+        told(one, device=CPU)
+        for one in (
+            "train.selective_checkpointing=true",
+            "train.activation_checkpointing=true",
+            "train.activation_checkpointing=false",
+        )
+    )
+    assert again.peak_bytes < kept.peak_bytes < all_kept.peak_bytes
+    assert again.seconds > kept.seconds > all_kept.seconds

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 BATCH = "train.per_device_train_batch_size"
 ACCUMULATION = "train.gradient_accumulation_steps"
 CHECKPOINTING = "train.activation_checkpointing"
+SELECTIVE = "train.selective_checkpointing"
 VALIDATION_BATCH = "eval.per_device_eval_batch_size"
 
 SEVERAL_HOSTS = {
@@ -75,6 +76,8 @@ def smaller(config: RunConfig) -> dict[str, Any] | None:
         changes = {BATCH: rows // factor, ACCUMULATION: accumulation}
     elif not train.activation_checkpointing:
         changes = {CHECKPOINTING: True}
+    elif train.selective_checkpointing:
+        changes = {SELECTIVE: False}
     validation_rows = config.eval.per_device_eval_batch_size
     if validation_rows > 1:
         changes[VALIDATION_BATCH] = validation_rows // factor if rows > 1 else 1
@@ -109,6 +112,8 @@ def _message(before: RunConfig, changes: dict[str, Any]) -> str:
             what += "; KTO's curve changes a little, since it compares the answers within a batch"
     elif CHECKPOINTING in changes:
         what = "gradient checkpointing is now on, which computes the same in more time"
+    elif SELECTIVE in changes:
+        what = "gradient checkpointing keeps no costly results any more, which computes the same in more time"
     else:
         what = "validation now takes one row at a time"
     return f"The memory was not enough. The run goes on by itself: {what}."

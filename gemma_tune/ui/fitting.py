@@ -53,7 +53,11 @@ def _fit(method: str, geometry: Geometry, card: ModelCard | None, model_id: str)
     config = parse(values)
     device = outlook.device_of(config)
     found = forecast(config, geometry, device)
-    smaller = {"per_device_train_batch_size": 1, "activation_checkpointing": True}
+    smaller = {
+        "per_device_train_batch_size": 1,
+        "activation_checkpointing": True,
+        "selective_checkpointing": False,
+    }
     least = config.model_copy(update={"train": config.train.model_copy(update=smaller)})
     can = not found.fits and forecast(least, geometry, device).fits
     return Fit(method, found.peak_bytes, found.available_bytes, found.fits, can)

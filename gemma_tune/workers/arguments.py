@@ -18,7 +18,7 @@ from transformers import TrainingArguments
 from gemma_tune import support
 from gemma_tune.config import RunConfig
 from gemma_tune.errors import ConfigError, Fault, shown
-from gemma_tune.workers import fast
+from gemma_tune.workers import fast, selective
 
 
 def training_arguments(
@@ -69,6 +69,7 @@ def _common(config: RunConfig, output_dir: Path, parameters: int) -> dict:
         "max_grad_norm": train.max_grad_norm,
         "optim": train.optim,
         "activation_checkpointing": train.activation_checkpointing,
+        "activation_checkpointing_kwargs": selective.arguments() if train.selective_checkpointing else None,
         "bf16": train.bf16 == "on" or (train.bf16 == "auto" and fast.gains_from_bfloat16(parameters)),
         "use_liger_kernel": _uses_liger(train.use_liger_kernel),
         "torch_compile": train.torch_compile,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 from trl import SFTConfig
@@ -107,7 +108,7 @@ def gains_from_bfloat16(parameters: int) -> bool:
 
 
 def use_fast_norms(model: nn.Module) -> int:
-    """Lets every RMS norm of a Gemma call PyTorch's own; how many there are."""
+    """Lets every RMS norm of a Gemma compute in fewer passes over memory; how many there are."""
     norms = [module for module in model.modules() if type(module).__name__ in WEIGHT_OFFSET]
     for norm in norms:
         norm.forward = types.MethodType(_rms_norm, norm)
@@ -117,4 +118,29 @@ def use_fast_norms(model: nn.Module) -> int:
 def _rms_norm(self, x: Tensor) -> Tensor:
     """As the eager one: in float32, and only then in the type that came in."""
     weight = self.weight.float() + WEIGHT_OFFSET[type(self).__name__] if hasattr(self, "weight") else None
-    return F.rms_norm(x.float(), x.shape[-1:], weight, self.eps).type_as(x)
+    if x.device.type != "cpu":
+        return F.rms_norm(x.float(), x.shape[-1:], weight, self.eps).type_as(x)  # one kernel there
+    return _RmsNorm.apply(x.float(), weight, self.eps).type_as(x)
+
+
+class _RmsNorm(torch.autograd.Function):
+    """On a CPU PyTorch's own is made of many small steps: forward and backward take half as long in these."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+        squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
+        scale = squares.div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        return x * scale if weight is None else (x * scale).mul_(weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        x, weight, scale = ctx.saved_tensors
+        products, for_weight = gradient * x, None
+        if ctx.needs_input_grad[1]:
+            for_weight = (products * scale).flatten(0, -2).sum(0)
+        if weight is not None:
+            gradient, products = gradient * weight, products.mul_(weight)
+        shared = products.sum(-1, keepdim=True).mul_(scale.pow(3)).div_(-x.shape[-1])
+        return (gradient * scale).addcmul_(x, shared), for_weight, None

@@ -13,13 +13,14 @@ from gemma_tune.runs.processes import living
 from gemma_tune.runs.state import State
 
 
-def settings(batch, accumulation=1, checkpointing=True, validation=8, **devices):
+def settings(batch, accumulation=1, checkpointing=True, validation=8, selective=False, **devices):
     return parse(
         {
             "train": {
                 "per_device_train_batch_size": batch,
                 "gradient_accumulation_steps": accumulation,
                 "activation_checkpointing": checkpointing,
+                "selective_checkpointing": selective,
             },
             "eval": {"per_device_eval_batch_size": validation},
             "devices": devices,
@@ -49,6 +50,7 @@ def test_the_batch_comes_first_then_checkpointing_then_validation_then_nothing()
     assert survival.smaller(settings(1, 8, checkpointing=False, validation=1)) == {
         survival.CHECKPOINTING: True
     }
+    assert survival.smaller(settings(1, 8, selective=True, validation=1)) == {survival.SELECTIVE: False}
     assert survival.smaller(settings(1, 8, validation=8)) == {survival.VALIDATION_BATCH: 1}
     assert survival.smaller(settings(1, 8, validation=1)) is None
 

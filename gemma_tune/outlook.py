@@ -11,16 +11,13 @@ import numpy as np
 import psutil
 
 from gemma_tune import hub, sight
-from gemma_tune.catalog import MODELS, ModelCard
 from gemma_tune.config import RunConfig
 from gemma_tune.data.doctor import Report
 from gemma_tune.data.store import Store
-from gemma_tune.errors import GemmaTuneError
 from gemma_tune.fit import Choice, make_it_fit
 from gemma_tune.forecast import Device, Forecast, Lengths, forecast
-from gemma_tune.geometry import Geometry, from_config, tower_parameters
-from gemma_tune.hub_adapters import RUN_PREFIX
-from gemma_tune.runs.folder import find_run
+from gemma_tune.geometry import Geometry, tower_parameters
+from gemma_tune.runs.base import base_of, card_of, geometry_of
 from gemma_tune.runs.hardware import Sampler, usable_cores
 from gemma_tune.runs.launch import allocator
 
@@ -54,30 +51,6 @@ def _known(config: RunConfig, report: Report | None) -> tuple[Geometry, Device, 
 
 
 # ---- the model -----------------------------------------------------------------------------------------------------
-def base_of(model_id: str) -> str:
-    """The model that a run began from; any other id as it is."""
-    seen = set()
-    while model_id.startswith(RUN_PREFIX) and model_id not in seen:
-        seen.add(model_id)
-        try:
-            model_id = find_run(model_id.removeprefix(RUN_PREFIX)).config().model.id
-        except GemmaTuneError:
-            break
-    return model_id
-
-
-def card_of(model_id: str) -> ModelCard | None:
-    return MODELS.get(base_of(model_id))
-
-
-def geometry_of(model_id: str, revision: str = "main") -> Geometry | None:
-    """The shape of a model from the catalogue, or from the config.json on this disk; None where neither is there."""
-    if card := card_of(model_id):
-        return card.geometry
-    path = hub.config_path(model_id, revision)
-    return _read(path, path.stat().st_mtime_ns) if path else None
-
-
 def towers_of(model_id: str, revision: str = "main") -> int:
     """Numbers beside the language part of a model that sees, from the catalogue or from its files on this disk."""
     if card := card_of(model_id):
@@ -103,14 +76,6 @@ def _most_images(folder: Path) -> int:
     """The most that one row holds, among the first ones."""
     store = Store(folder)
     return max((len(row.images) for row in store.rows(np.arange(min(len(store), ROWS_LOOKED_AT)))), default=0)
-
-
-@lru_cache(maxsize=32)
-def _read(path: Path, changed_ns: int) -> Geometry | None:
-    try:
-        return from_config(json.loads(path.read_text(encoding="utf-8")))
-    except (GemmaTuneError, ValueError, OSError):
-        return None
 
 
 # ---- the machine and the rows --------------------------------------------------------------------------------------

@@ -15,11 +15,12 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
-from gemma_tune import catalog
 from gemma_tune.config import RunConfig, cross_faults
 from gemma_tune.errors import ConfigError, RunError
+from gemma_tune.forecast import disk_bytes
 from gemma_tune.hub import home
 from gemma_tune.runs import evidence, verdict
+from gemma_tune.runs.base import geometry_of
 from gemma_tune.runs.events import EventWriter, read_events
 from gemma_tune.runs.folder import (
     RunFolder,
@@ -31,6 +32,7 @@ from gemma_tune.runs.folder import (
     said_plainly,
     write_json,
 )
+from gemma_tune.runs.hardware import Sampler
 from gemma_tune.runs.launch import supervisor_command, supervisor_environment
 from gemma_tune.runs.locks import locked, try_lock
 from gemma_tune.runs.processes import is_alive, run_processes
@@ -40,7 +42,6 @@ from gemma_tune.runs.state import State
 
 SPAWN_SECONDS = 30.0  # for a supervisor to show itself; about 0.3 s on an idle machine
 MINIMUM_FREE_BYTES = 1_000_000_000
-TRAINED_PARAMETER_BYTES = 12  # float32 weight and the two moments of Adam, as a checkpoint holds them
 STATES_KEPT = 200
 
 _readers: OrderedDict[Path, StateReader] = OrderedDict()
@@ -158,12 +159,11 @@ def check_room(config: RunConfig, free_bytes: Callable[[Path], int] | None = Non
 
 
 def needed_bytes(config: RunConfig) -> int:
-    """Disk that the checkpoints of a run take at most, where the model's size is known; at least 1 GB."""
-    card = catalog.MODELS.get(config.model.id)
-    if config.method.type != "full" or card is None:
+    """Disk that checkpoints and result take at most, by the forecast where the model's shape is known; at least 1 GB."""
+    geometry = geometry_of(config.model.id, config.model.revision)
+    if geometry is None:
         return MINIMUM_FREE_BYTES
-    checkpoints = config.output.save_total_limit + 1  # the new one is written before an old one goes
-    return max(MINIMUM_FREE_BYTES, checkpoints * card.parameters * TRAINED_PARAMETER_BYTES)
+    return max(MINIMUM_FREE_BYTES, disk_bytes(config, geometry, "cuda" if Sampler().gpus() else "cpu"))
 
 
 def _live_twin(start_key: str) -> RunFolder | None:

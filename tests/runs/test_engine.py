@@ -164,6 +164,12 @@ def test_full_fine_tuning_needs_room_for_its_checkpoints(home):
         engine.check_room(config, free_bytes=lambda path: 20_000_000_000)
 
 
+def test_large_adapters_need_room_too_and_small_ones_a_little(home):
+    large = parse({"model": {"id": "google/gemma-3-27b-it"}, "method": {"r": 256}})
+    assert engine.needed_bytes(large) > 20e9
+    assert engine.needed_bytes(parse({})) == engine.MINIMUM_FREE_BYTES
+
+
 def test_a_supervisor_that_cannot_start_leaves_a_failed_run_and_a_message(home, monkeypatch):
     monkeypatch.setattr(
         engine, "supervisor_command", lambda path, adopt: [sys.executable, "-c", "raise SystemExit('no')"]

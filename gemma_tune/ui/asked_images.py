@@ -1,7 +1,8 @@
-"""The images beside a question in the Compare tab, where the run learned from rows with images."""
+"""The images beside a question in Watch and Compare, where the run learned from rows with images."""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import gradio as gr
@@ -9,7 +10,9 @@ from PIL import Image
 
 from gemma_tune.data import Store, holds_images
 from gemma_tune.data.rows import IMAGE
+from gemma_tune.errors import GemmaTuneError
 from gemma_tune.runs.folder import find_run
+from gemma_tune.ui.thumbnails import thumbnails
 
 
 def build() -> gr.Gallery:
@@ -40,6 +43,16 @@ def of_sample(run_id: str, sample: dict[str, Any]) -> list[Image.Image] | None:
         return None
     store = Store(find_run(run_id).data_dir)
     return [Image.open(store.image_path(name)) for name in sample["images"]]
+
+
+@lru_cache(maxsize=64)
+def small(run_id: str, names: tuple[str, ...]) -> list[str]:
+    """The same as thumbnails, in data URIs; none where the run has no images any more."""
+    try:
+        store = Store(find_run(run_id).data_dir)
+        return thumbnails([store.image_path(name) for name in names])
+    except (GemmaTuneError, OSError):
+        return []
 
 
 def spoken(prompt: str) -> str:

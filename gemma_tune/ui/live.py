@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from gemma_tune.catalog import MODELS
 from gemma_tune.runs.state import State
+from gemma_tune.ui.asked_images import spoken
 from gemma_tune.ui.method_views import TUNERS
 from gemma_tune.ui.views import source_label
+
+Pictures = Callable[[tuple[str, ...]], list[str]]  # from the names of a sample's images to data URIs
 
 POINTS_DRAWN = 4000  # more than a chart of this width can show
 STATUS = {  # label, tone
@@ -70,7 +73,12 @@ AGAIN = ("reuse", "Use these settings again", "plain", "Opens Set up with them."
 
 
 def answer(
-    state: State, version: int, query: dict[str, Any], log: tuple[int, int, Sequence], now: float
+    state: State,
+    version: int,
+    query: dict[str, Any],
+    log: tuple[int, int, Sequence],
+    now: float,
+    pictures: Pictures = lambda names: [],
 ) -> dict:
     """What is new since the browser's cursor. `log`: first and next line number, and the lines between."""
     reset = query.get("attempt") != state.attempt or any(
@@ -101,9 +109,16 @@ def answer(
         "hardware": hardware(state, start("hardware")),
         "measures": measures(state, start("measures")),
         "report": report(state),
-        "samples": list(state.samples),
+        "samples": [shown_sample(sample, pictures) for sample in state.samples],
         "log": {"from": first, "to": following, "lines": lines},
     }
+
+
+def shown_sample(sample: dict[str, Any], pictures: Pictures) -> dict[str, Any]:
+    """A question of the report; its pictures stand above its words."""
+    if not sample.get("images"):
+        return sample
+    return sample | {"prompt": spoken(sample["prompt"]), "pictures": pictures(tuple(sample["images"]))}
 
 
 def cursor(query: dict[str, Any], name: str) -> int:
@@ -128,13 +143,14 @@ def head(state: State, elapsed: float) -> dict:
 
 
 def about(state: State) -> str:
-    """Model, method and data of a run in one line."""
+    """Model, method and data of a run in one line; on a further host also which one this is."""
     method = TUNERS.get(state.method, state.method)
     card = MODELS.get(state.model)
     model = card.label if card else state.model
     goal = state.objective.upper() if state.objective not in ("", "sft", "reward") else ""
     goal = "reward model" if state.objective == "reward" else goal
-    return " · ".join(part for part in (model, goal, method, source_label(state.source)) if part)
+    host = f"host {state.machine_rank}" if state.machine_rank else ""
+    return " · ".join(part for part in (model, goal, method, source_label(state.source), host) if part)
 
 
 def phase(state: State) -> str:

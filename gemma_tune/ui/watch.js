@@ -156,6 +156,12 @@ function drawMeasures(Plotly, options) {
   }
 }
 
+function pictures(sources) {
+  const row = make("div", "gt-asked");
+  for (const source of sources.filter(Boolean)) row.append(Object.assign(make("img"), { src: source, alt: "Image of the question" }));
+  return row;
+}
+
 function showReport(report, samples) {
   at("report").hidden = !report && !samples.length;
   at("report-figures").replaceChildren();
@@ -172,6 +178,7 @@ function showReport(report, samples) {
     const row = make("tr");
     for (const key of ["prompt", "expected", "base", "tuned"]) {
       const cell = make("td", key === "tuned" || key === "base" ? (sample[key] === sample.expected ? "gt-right" : "") : "");
+      if (key === "prompt" && sample.pictures) cell.append(pictures(sample.pictures));
       cell.append(make("div", "", sample[key]));
       cell.dataset.label = key;
       row.append(cell);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import gradio as gr
 
 from gemma_tune.errors import GemmaTuneError
 from gemma_tune.runs.follower import follower
-from gemma_tune.ui import history, live
+from gemma_tune.ui import asked_images, history, live
 from gemma_tune.ui.theme import PLOTLY_PATH, PLOTLY_URL
 
 FOLDER = Path(__file__).parent
@@ -29,7 +30,8 @@ def poll(query: Any) -> dict:
     fresh = query.get("attempt") != state.attempt
     first = live.cursor(query, "log")
     log = following.log_lines(None if fresh else first, FIRST_LOG_LINES)
-    return live.answer(state, version, query, log, time.time())
+    pictures = partial(asked_images.small, query["run"])
+    return live.answer(state, version, query, log, time.time(), pictures)
 
 
 def monitor() -> gr.HTML:

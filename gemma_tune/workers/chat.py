@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TextIO
 
 import torch
+from peft import LoraConfig
 
 from gemma_tune import data, hub
 from gemma_tune.config import RunConfig
@@ -27,7 +28,7 @@ from gemma_tune.errors import ConfigError, Fault, GemmaTuneError, ModelError, sh
 from gemma_tune.runs.chat import Sampling
 from gemma_tune.runs.checkpoints import complete_checkpoints, is_complete
 from gemma_tune.runs.folder import RunFolder
-from gemma_tune.workers import memory, modeling
+from gemma_tune.workers import adapters, memory, modeling
 from gemma_tune.workers.decoding import Beside, Done, InTurn, MixedBatch, answers, nothing_beside
 
 log = logging.getLogger("gemma_tune.workers.chat")
@@ -181,6 +182,12 @@ def _loaded(
         memory.refuse_too_large([size_bytes(base), size_bytes(tuned)])
         before = modeling.load_start(config, facts, base, images=images)
         return False, InTurn([before, modeling.load_base(config, tuned, images=images)])
+    if adapters.takes_from_base(
+        LoraConfig.from_pretrained(str(tuned))
+    ):  # so does a checkpoint, unlike a result
+        memory.refuse_too_large([size_bytes(base)] * 2)
+        whole, rest = (modeling.load_base(config, base, images=images) for _ in range(2))
+        return False, InTurn([whole, modeling.load_adapter(rest, tuned)])
     memory.refuse_too_large([size_bytes(base)])
     model, first = modeling.load_base(config, base, images=images), modeling.BASE
     if facts.adapter:

@@ -180,3 +180,30 @@ def test_the_measures_of_an_objective_come_as_charts_that_are_there_before_their
 
 def test_supervised_training_has_no_measures_of_its_own():
     assert ask(fold(training(3)))["measures"]["charts"] == []
+
+
+def test_a_question_about_images_comes_with_its_pictures_and_without_their_places():
+    asked = event(
+        "sample",
+        9.0,
+        row=1,
+        prompt="\ufffcWhich colour?",
+        expected="red",
+        base="",
+        tuned="red",
+        images=["a.png"],
+    )
+    plain = event("sample", 9.0, row=2, prompt="Say hat.", expected="hat", base="", tuned="hat")
+    state = fold([*training(1), asked, plain])
+    shown = live.answer(state, 1, {}, NO_LOG, 9.0, lambda names: [f"data:{name}" for name in names])[
+        "samples"
+    ]
+    assert shown[0]["prompt"] == "Which colour?" and shown[0]["pictures"] == ["data:a.png"]
+    assert "pictures" not in shown[1] and shown[1]["prompt"] == "Say hat."
+
+
+def test_a_further_host_says_which_one_it_is():
+    events = training(1)
+    assert "host" not in live.about(fold(events))
+    events[1] |= {"machine_rank": 2}
+    assert live.about(fold(events)).endswith("· host 2")

@@ -3,6 +3,7 @@ import shutil
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 
 from gemma_tune.runs.folder import RunFolder
 from gemma_tune.workers import modeling, quantization
@@ -70,6 +71,16 @@ def test_a_dora_run_answers_in_turn(finished, gemma3):
     base = modeling.load_model(gemma3, torch.float32)
     assert same(logits[0], alone(base))
     assert same(logits[1], alone(modeling.load_adapter(base, run.model_dir)))
+
+
+def test_a_checkpoint_that_took_from_the_base_is_compared_with_the_whole_base(finished, gemma3):
+    run = finished("method.init_lora_weights=pissa", init_lora_weights="pissa")
+    path = run.model_dir / "adapter_model.safetensors"
+    save_file({name: 1.1 * one for name, one in load_file(path).items()}, path)
+    _, logits = columns(run)
+    assert same(logits[0], alone(modeling.load_model(gemma3, torch.float32)))
+    tuned = modeling.load_adapter(modeling.load_model(gemma3, torch.float32), run.model_dir)
+    assert same(logits[1], alone(tuned)) and not same(logits[0], logits[1])
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

@@ -1,6 +1,6 @@
-"""Files on disk as bytes: which of them a path means, packed ones within bounds, their encoding and fingerprint.
+"""Files on disk as bytes: packed ones within bounds, their encoding and fingerprint.
 
-What stands in them is `readers`' matter. A path may be a file, a folder of files, a gzip or a zip file.
+Which of them a path means is `containers`' matter, what stands in them `readers`'.
 """
 
 from __future__ import annotations
@@ -11,18 +11,14 @@ import hashlib
 import io
 import lzma
 import re
-import stat
 import zipfile
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO
 
-from gemma_tune import hub
 from gemma_tune.errors import DataError, shown
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".txt", ".md")
@@ -32,17 +28,16 @@ BLOCK_BYTES = 1 << 20
 HEAD_BYTES = 1 << 20
 MAX_UNPACKED_BYTES = 16_000_000_000  # of one packed file
 MAX_RATIO, RATIO_COUNTS_FROM_BYTES = 200, 100_000_000  # text packs about 10 to 1; a bomb 1,000 to 1
-MAX_FILES = 1_000
-LOOKED_AT = 100  # files of a folder within a folder, to tell whether it holds images
 MAX_ROW_BYTES = 32_000_000
+PROBES_KEPT = 1_000
 _AS_TEXT = f"Save it as {KNOWN} in UTF-8."
 _WITH_ROWS = "Choose it together with a data file whose rows name it, or a zip file of both."
-_AS_CSV = "Save the table as CSV and upload that."
+AS_CSV = "Save the table as CSV and upload that."
 _BINARY = {  # how such a file begins -> what it is, the way out
-    b"PK\x03\x04": ("an Excel file, or a zip file under another name", f"{_AS_CSV} A zip file needs a name that ends in .zip."),
+    b"PK\x03\x04": ("an Excel file, or a zip file under another name", f"{AS_CSV} A zip file needs a name that ends in .zip."),
     b"\x1f\x8b": ("a gzip file under another name", "Give it a name that ends in .gz."),
     b"%PDF": ("a PDF file", "Copy its text into a file that ends in .txt."),
-    b"\xd0\xcf\x11\xe0": ("an old Excel or Word file", _AS_CSV),
+    b"\xd0\xcf\x11\xe0": ("an old Excel or Word file", AS_CSV),
     b"\x28\xb5\x2f\xfd": ("a Zstandard file", f"Unpack it. {_AS_TEXT}"),
     b"BZh": ("a bzip2 file", f"Unpack it. {_AS_TEXT}"),
     b"\xfd7zXZ": ("an xz file", f"Unpack it. {_AS_TEXT}"),
@@ -53,7 +48,6 @@ _BINARY = {  # how such a file begins -> what it is, the way out
     b"GIF8": ("an image", _WITH_ROWS),
 }  # fmt: skip
 UNPACKING = (gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
-_OUTSIDE = "Pack the file again without folders that lead outside it."
 
 
 @dataclass(frozen=True)
@@ -151,22 +145,6 @@ def told(label: str) -> Iterator[None]:
         ) from None
 
 
-def files_of(path: Path) -> tuple[list[DataFile], list[str]]:
-    """The files of rows that a path means, in order of their names, and notes on what is passed over."""
-    if path.is_dir():
-        return _of_folder(path)
-    if path.suffix.lower() == ".zip":
-        return _of_zip(path)
-    with told(shown_name(path)):
-        path.stat()
-    if not path.is_file():
-        raise DataError.at(
-            shown_name(path), None, "This is neither a file nor a folder, so reading it may never end.",
-            "Name a file or a folder.",
-        )  # fmt: skip
-    return [_single(path)], []
-
-
 def shown_name(path: Path) -> str:
     """The name as it can be written anywhere: on a disk it may hold bytes that are no text."""
     return path.name.encode("utf-8", "replace").decode()
@@ -180,98 +158,6 @@ def safe_name(name: str) -> str:
     ends = [re.sub(r"[^A-Za-z0-9]+", "", suffix)[:10] for suffix in suffixes[-2:]]
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", ".".join([stem, *suffixes[:-2]])).strip(".-")[:60] or "upload"
     return ".".join([stem, *filter(None, ends)])
-
-
-def _single(path: Path) -> DataFile:
-    suffix = path.suffix.lower()
-    return DataFile(path, shown_name(path), Path(path.stem).suffix.lower() if suffix == ".gz" else suffix)
-
-
-def _of_folder(folder: Path) -> tuple[list[DataFile], list[str]]:
-    found, passed = [], []
-    with told(shown_name(folder)):
-        paths = sorted(path for path in folder.iterdir() if not path.name.startswith((".", "_")))
-    for path in paths:
-        if path.is_symlink():
-            hub.check_path(path, f"{shown_name(folder)}/{shown_name(path)}")
-        if path.suffix.lower() == ".zip" and path.is_file():
-            found += _of_zip(path)[0]
-        elif path.is_file() and _single(path).suffix in SUFFIXES:
-            found.append(_single(path))
-        else:
-            passed.append(shown_name(path))
-    passed = [name for name in passed if not _holds_images(folder / name)] if found else passed
-    return _some(found, passed, shown_name(folder), "The folder")
-
-
-def _holds_images(path: Path) -> bool:
-    """Whether rows may name it: an image, or a folder that begins with some."""
-    if not path.is_dir():
-        return path.suffix.lower() in IMAGE_SUFFIXES
-    return any(one.suffix.lower() in IMAGE_SUFFIXES for one in islice(path.rglob("*"), LOOKED_AT))
-
-
-def _of_zip(path: Path) -> tuple[list[DataFile], list[str]]:
-    found, passed, where = [], [], shown_name(path)
-    with told(where), zipfile.ZipFile(path) as archive:
-        names = Counter(entry.filename for entry in archive.infolist())
-        if "[Content_Types].xml" in names:
-            raise DataError.at(where, "[Content_Types].xml", "This is an Excel or Word file.", _AS_CSV)
-        if twice := [name for name, count in names.items() if count > 1]:
-            raise DataError.at(
-                where,
-                twice[0],
-                "Two files in the zip have the same name.",
-                "Pack it again with a name for each.",
-            )
-        for entry in archive.infolist():
-            inside = PurePosixPath(entry.filename.replace("\\", "/"))
-            _refuse_outside(entry, inside, where)
-            if not inside.parts or entry.is_dir() or any(_is_hidden(part) for part in inside.parts):
-                continue
-            if inside.suffix.lower() in SUFFIXES:
-                found.append(
-                    DataFile(path, f"{where}/{entry.filename}", inside.suffix.lower(), entry.filename)
-                )
-            else:
-                passed.append(entry.filename)
-    if found:
-        passed = [name for name in passed if not name.lower().endswith(IMAGE_SUFFIXES)]
-    return _some(sorted(found, key=lambda one: one.member), passed, where, "The zip file")
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith((".", "__MACOSX"))
-
-
-def _refuse_outside(entry: zipfile.ZipInfo, inside: PurePosixPath, where: str) -> None:
-    if inside.is_absolute() or ".." in inside.parts or ":" in entry.filename.split("/")[0]:
-        raise DataError.at(where, entry.filename, "A file in the zip climbs out of its folder.", _OUTSIDE)
-    if stat.S_ISLNK(entry.external_attr >> 16):
-        raise DataError.at(where, entry.filename, "A file in the zip is a link to another place.", _OUTSIDE)
-    if entry.flag_bits & 1:
-        raise DataError.at(
-            where, entry.filename, "The zip file is locked with a password.", "Pack it again without one."
-        )
-
-
-def _some(
-    found: list[DataFile], passed: list[str], where: str, what: str
-) -> tuple[list[DataFile], list[str]]:
-    if not found:
-        raise DataError.at(
-            where, ", ".join(passed[:5]) or "nothing", f"{what} holds no file of rows.",
-            f"Put {KNOWN} into it ({', '.join(SUFFIXES)}).",
-        )  # fmt: skip
-    if len(found) > MAX_FILES:
-        raise DataError.at(
-            where,
-            f"{len(found):,} files",
-            f"At most {MAX_FILES:,} files are read together.",
-            "Join them into fewer.",
-        )
-    names = ", ".join(passed[:5]) + (", …" if len(passed) > 5 else "")
-    return found, [f"{len(passed)} other files are passed over: {names}."] if passed else []
 
 
 def head(file: DataFile) -> bytes:
@@ -315,7 +201,7 @@ def probe(file: DataFile, watch: Callable[[int], object] = lambda count: None) -
         key = file.key
     if key not in _probed:
         _probed[key] = _pass_over(file, watch)
-        while len(_probed) > MAX_FILES:
+        while len(_probed) > PROBES_KEPT:
             _probed.pop(next(iter(_probed)))
     return _probed[key]
 

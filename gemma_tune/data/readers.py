@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gemma_tune.data import files
+from gemma_tune.data.containers import files_of
 from gemma_tune.data.csv_rows import csv_header, read_csv
 from gemma_tune.data.files import KNOWN, DataFile, Lines
 from gemma_tune.data.json_array import read_json
@@ -31,13 +32,13 @@ def open_path(path: Path, *, whole: bool = True) -> Opened:
 
     Then the encoding is guessed from the beginning, and a fingerprint still reads everything.
     """
-    found, notes = files.files_of(path)
+    found, notes = files_of(path)
     return _opened(found, _kinds(found, notes), files.shown_name(path), notes, whole)
 
 
 def open_each(path: Path) -> list[Opened]:
     """Every file that a path means by itself, since each may have its own schema."""
-    found, notes = files.files_of(path)
+    found, notes = files_of(path)
     kinds = _kinds(found, notes)
     if len(found) == 1:
         return [_opened(found, kinds, files.shown_name(path), notes, True)]

@@ -53,7 +53,7 @@ class Case:
     way_out: str
     row: int = 0  # number of the row that is rejected; 0: the whole source is refused
     data: dict = field(default_factory=dict)  # settings beside the source
-    limits: dict = field(default_factory=dict)  # made small: "files.MAX_FILES"
+    limits: dict = field(default_factory=dict)  # made small: "containers.MAX_FILES"
 
     @property
     def id(self) -> str:
@@ -307,8 +307,8 @@ CASES: list[Case] = [
     Case("a.jsonl.gz", gzip.compress(b"a" * 50_000), "a.jsonl.gz", "bytes unpack to more than", "as a decompression bomb does", "Unpack it yourself", limits={"files.RATIO_COUNTS_FROM_BYTES": 20_000}),
     Case("a.zip", zipped({"a.txt": b"a" * 50_000}), "a.zip/a.txt", "bytes unpack to more than", "as a decompression bomb does", "Unpack it yourself", limits={"files.RATIO_COUNTS_FROM_BYTES": 20_000}),
     Case("a.txt.gz", gzip.compress(random.Random(1).randbytes(30_000).hex().encode()), "a.txt.gz", "unpack to more than", "far more than it should", "Unpack it yourself", limits={"files.MAX_UNPACKED_BYTES": 40_000}),
-    Case("set", {f"{n}.jsonl": json_lines([PAIR]) for n in range(4)}, "set", "4 files", "At most 3 files are read together", "Join them", limits={"files.MAX_FILES": 3}),
-    Case("a.zip", zipped({f"{n}.jsonl": json_lines([PAIR]) for n in range(4)}), "a.zip", "4 files", "At most 3 files are read together", "Join them", limits={"files.MAX_FILES": 3}),
+    Case("set", {f"{n}.jsonl": json_lines([PAIR]) for n in range(4)}, "set", "4 files", "At most 3 files are read together", "Join them", limits={"containers.MAX_FILES": 3}),
+    Case("a.zip", zipped({f"{n}.jsonl": json_lines([PAIR]) for n in range(4)}), "a.zip", "4 files", "At most 3 files are read together", "Join them", limits={"containers.MAX_FILES": 3}),
     # out of its place
     *(Case("a.zip", zipped({name: json_lines([PAIR])}), "a.zip", name, "climbs out of its folder", "Pack the file again")
       for name in ("../a.jsonl", "b/../../a.jsonl", "/etc/a.jsonl", "..\\a.jsonl", "C:\\a.jsonl", "C:/a.jsonl", "\\\\host\\share\\a.jsonl")),

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from gemma_tune.data import files, open_source, read
-from gemma_tune.data.files import files_of, probe
+from gemma_tune.data.containers import files_of
+from gemma_tune.data.files import probe
 from gemma_tune.errors import DataError
 
 ROW = {"instruction": "Say hello", "input": "", "output": "Hello"}

@@ -12,7 +12,8 @@ from gemma_tune.runs import hardware
 from gemma_tune.runs.checkpoints import complete_checkpoints
 from gemma_tune.runs.events import read_events
 from gemma_tune.runs.folder import RunFolder, read_json
-from gemma_tune.runs.state import State, fold
+from gemma_tune.runs.folding import fold
+from gemma_tune.runs.state import State
 
 LOG_LINES = 200  # of the log's end are searched for a cause
 LINE_BYTES = 500  # more than most lines have

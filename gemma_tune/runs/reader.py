@@ -8,7 +8,8 @@ from collections import deque
 from pathlib import Path
 
 from gemma_tune.runs.events import read_events
-from gemma_tune.runs.state import State, fold
+from gemma_tune.runs.folding import fold
+from gemma_tune.runs.state import State
 
 LOG_LINES_KEPT = 2000
 LOG_BYTES_FIRST = 1_000_000  # of a long log only the end is read

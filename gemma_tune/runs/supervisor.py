@@ -23,11 +23,12 @@ from gemma_tune.runs.checkpoints import complete_checkpoints, remove_partial_che
 from gemma_tune.runs.device import Turn
 from gemma_tune.runs.events import EventWriter, read_events
 from gemma_tune.runs.folder import RunFolder, read_json, write_json
+from gemma_tune.runs.folding import fold
 from gemma_tune.runs.hardware import Sampler, oom_kills
 from gemma_tune.runs.launch import worker_command, worker_environment
 from gemma_tune.runs.locks import try_lock
 from gemma_tune.runs.processes import descendants, end_processes, identity, is_alive, living, run_processes
-from gemma_tune.runs.state import State, fold
+from gemma_tune.runs.state import State
 
 # A stop that keeps gives the worker so long to finish its step, save and end by itself.
 KEEP_SECONDS = float(os.environ.get("GEMMA_TUNE_KEEP_SECONDS", 600))

@@ -4,7 +4,8 @@ import time
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemma_tune.runs.state import HANDLERS, State, fold
+from gemma_tune.runs.folding import HANDLERS, fold
+from gemma_tune.runs.state import State
 
 FIELDS = [
     "time", "name", "model", "behind", "attempt", "resume_step", "step", "max_steps", "epoch", "loss", "learning_rate",

@@ -1,7 +1,8 @@
 import pytest
 
 from gemma_tune.runs.evidence import Evidence
-from gemma_tune.runs.state import State, fold
+from gemma_tune.runs.folding import fold
+from gemma_tune.runs.state import State
 from gemma_tune.runs.verdict import ADVICE, judge, lost
 
 LAUNCHER = "subprocess.CalledProcessError: Command '['python', '-m', 'gemma_tune.workers.train']'"

@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from gemma_tune.runs.state import State, fold
+from gemma_tune.runs.folding import fold
+from gemma_tune.runs.state import State
 from gemma_tune.ui import live
 
 NO_LOG = (0, 0, [])

@@ -152,6 +152,19 @@ def test_events_hold_the_objectives_own_measures_and_the_steps_that_were_forecas
     assert told["train_rows"] == found.train_rows and told["tokens"] == found.total_tokens
 
 
+@pytest.mark.parametrize("method", ["lora", "qlora", "full"])
+@pytest.mark.parametrize("objective", ["dpo", "kto", "orpo", "reward"])
+def test_costly_results_that_are_kept_leave_the_losses_alone(run_of, objective, method):
+    own = [f"method.type={method}", "train.learning_rate=0.0003"]
+    plain = run_of(objective, *own)
+    ours = run_of(
+        objective, *own, "train.activation_checkpointing=true", "train.selective_checkpointing=true"
+    )
+    for run in (plain, ours):
+        assert work(run) == 0
+    assert losses_of(ours) == pytest.approx(losses_of(plain), rel=1e-4)
+
+
 def test_dpo_begins_at_ln_2_and_its_report_tells_what_is_preferred(run_of):
     run = run_of("dpo", "train.max_steps=24", "eval.exact_match_rows=6", "eval.max_new_tokens=6")
     assert work(run) == 0

@@ -11,13 +11,15 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
+from gemma_tune.workers import selective
 from gemma_tune.workers.fused_head import add_fused_head
 
 from .test_distributed import TOLERANCE, free_port
 
 pytestmark = pytest.mark.training
 
-HEADS = ("plain", "trl", "ours")
+HEADS = ("plain", "trl", "ours", "selective")  # the last: our own, and costly results of the layers are kept
+OURS = HEADS[2:]
 ROWS, LENGTH, STEPS, PROCESSES = 4, 24, 3, 2
 
 
@@ -30,8 +32,8 @@ def train(model, rows: torch.Tensor, head: str) -> torch.Tensor:
     """The mean loss of each step, (STEPS,)."""
     if head == "trl":
         add_fused_lm_head(model)
-    given = {"fused_linear_cross_entropy": True} if head == "ours" else {}
-    tokens = rows[:, 1:].numel() if head == "ours" else 1  # ours is a sum
+    given = {"fused_linear_cross_entropy": True} if head in OURS else {}
+    tokens = rows[:, 1:].numel() if head in OURS else 1  # ours is a sum
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = []
     for _ in range(STEPS):
@@ -45,8 +47,11 @@ def train(model, rows: torch.Tensor, head: str) -> torch.Tensor:
 
 def load(folder: Path, head: str):
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    if head == "ours":
+    if head in OURS:
         add_fused_head(model)
+    if head == "selective":
+        model.activation_checkpointing_enable(selective.arguments())
+        model.train()
     return model
 
 

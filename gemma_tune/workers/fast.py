@@ -124,12 +124,11 @@ def _rms_norm(self, x: Tensor) -> Tensor:
 
 
 class _RmsNorm(torch.autograd.Function):
-    """On a CPU PyTorch's own is made of many small steps: forward and backward take half as long in these."""
+    """On a CPU PyTorch's own is made of many small steps. These are fewer and keep less, and round as those do to the bit."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
-        squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
-        scale = squares.div_(x.shape[-1]).add_(eps).rsqrt_()
+        scale = x.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, scale)
         return x * scale if weight is None else (x * scale).mul_(weight)
 
@@ -137,10 +136,11 @@ class _RmsNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
         x, weight, scale = ctx.saved_tensors
-        products, for_weight = gradient * x, None
+        for_weight = None
         if ctx.needs_input_grad[1]:
-            for_weight = (products * scale).flatten(0, -2).sum(0)
+            for_weight = (x * scale).mul_(gradient).sum_to_size(weight.shape)
         if weight is not None:
-            gradient, products = gradient * weight, products.mul_(weight)
-        shared = products.sum(-1, keepdim=True).mul_(scale.pow(3)).div_(-x.shape[-1])
-        return (gradient * scale).addcmul_(x, shared), for_weight, None
+            gradient = gradient * weight
+        products = gradient * x
+        shared = products.sum(-1, keepdim=True).mul_(-0.5).mul_(scale.pow(3)).div_(x.shape[-1]).mul_(2)
+        return (gradient * scale).add_(torch.mul(x, shared, out=products)), for_weight, None

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.nn import functional
 from transformers import AutoModelForCausalLM
 from trl import SFTConfig
 
@@ -33,6 +34,23 @@ def test_fast_norms_compute_what_the_eager_ones_do(request, family):
     ):
         if other is not None:
             torch.testing.assert_close(mine, other, rtol=2e-3, atol=1e-4 * float(other.abs().max()))
+
+
+@pytest.mark.parametrize("learned", [True, False])
+@pytest.mark.parametrize("shape", [(1, 50, 640), (2, 30, 4, 256), (3, 64)])
+def test_a_norm_on_a_cpu_rounds_as_pytorchs_own_does(shape, learned):
+    torch.manual_seed(0)
+    x, weight, gradient = torch.randn(shape) * 7, torch.randn(shape[-1]), torch.randn(shape)
+
+    def computed(norm):
+        given, factor = x.clone().requires_grad_(), weight.clone().requires_grad_(learned)
+        found = norm(given, factor)
+        found.backward(gradient)
+        return [found.detach(), given.grad, *([factor.grad] if learned else [])]
+
+    ours = computed(lambda given, factor: fast._RmsNorm.apply(given, factor, 1e-6))
+    theirs = computed(lambda given, factor: functional.rms_norm(given, shape[-1:], factor, 1e-6))
+    assert all(torch.equal(mine, other) for mine, other in zip(ours, theirs, strict=True))
 
 
 def test_norms_leave_the_type_of_what_comes_in(gemma3):

@@ -140,7 +140,7 @@ def base_environment(malloc: str) -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
     environment |= {
         "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "GEMMA_TUNE_HOME": str(HOME), "GEMMA_TUNE_ROOTS": str(setup.CACHE),
-        "TOKENIZERS_PARALLELISM": "false",
+        "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT),  # our side is this tree's, whichever is installed
     }  # fmt: skip
     if malloc == "glibc":
         environment["GEMMA_TUNE_TCMALLOC"] = "0"  # else our worker takes tcmalloc where it is installed

@@ -194,8 +194,8 @@ def _device_faults(config: RunConfig) -> list[Fault]:
     if config.method.type == "qlora" and devices.distributed_type != "ddp" and devices.num_processes > 1:
         refuse("distributed_type", "A quantized base is not shared out between GPUs here.",
                "Choose ddp, or the method lora.")  # fmt: skip
-    zero_3 = devices.distributed_type == "deepspeed" and devices.zero_stage == 3
-    if zero_3 and config.train.activation_checkpointing and config.train.selective_checkpointing:
+    train = config.train
+    if devices.is_zero_3 and train.activation_checkpointing and train.selective_checkpointing:
         refuse("zero_stage", "ZeRO stage 3 cannot keep single results of a layer.",
                "Turn train.selective_checkpointing off, or set it to 2.")  # fmt: skip
     if devices.num_machines > 1 and not devices.main_process_ip:

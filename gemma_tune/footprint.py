@@ -259,12 +259,11 @@ class Footprint:
     def _kept_width(self) -> int:
         """Of the results that selective checkpointing keeps, of all layers; of an adapter it keeps the way in."""
         shape, rank = self.geometry, self.work.rank if self.work.adapter else 0
-        results = (
-            [outputs for _, outputs in shape.kept_linears(layer).values()]
-            + [rank] * len(shape.linears(layer))
+        return sum(
+            sum(outputs for _, outputs in shape.kept_linears(layer).values())
+            + rank * len(shape.linears(layer))
             for layer in shape.layers
         )
-        return sum(map(sum, results))
 
     def _pinned(self) -> float:
         """What a layer keeps lands behind what it has given up, whose pages glibc then cannot use again: measured."""

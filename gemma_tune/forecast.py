@@ -109,12 +109,6 @@ def forecast(
     )
 
 
-def disk_bytes(config: RunConfig, geometry: Geometry, kind: str) -> int:
-    """Of checkpoints and result, before more is known than the `kind` of device."""
-    work = work_of(config, geometry, Device(kind, "", 1, 0, 0), None)
-    return _disk_bytes(config, Footprint(geometry, work), None)
-
-
 # ---- what one process is asked for -----------------------------------------------------------------------------------
 def work_of(config: RunConfig, geometry: Geometry, device: Device, lengths: Lengths | None) -> Work:
     """The micro-batch of the longest rows, as our trainer of the objective computes it."""

@@ -407,6 +407,11 @@ class DevicesSection(Section):
         29_500, "Port of host 0", "Free, and open between the hosts.", ge=1, le=65_535
     )
 
+    @property
+    def is_zero_3(self) -> bool:
+        """Whether DeepSpeed shares out the weights themselves."""
+        return self.distributed_type == "deepspeed" and self.zero_stage == 3
+
 
 class AdvancedSection(Section):
     trainer: dict[str, Any] = setting(

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from gemma_tune.config import RunConfig, cross_faults
 from gemma_tune.errors import ConfigError, RunError
-from gemma_tune.forecast import disk_bytes
+from gemma_tune.forecast import Device, forecast
 from gemma_tune.hub import home
 from gemma_tune.runs import evidence, verdict
 from gemma_tune.runs.base import geometry_of
@@ -163,7 +163,10 @@ def needed_bytes(config: RunConfig) -> int:
     geometry = geometry_of(config.model.id, config.model.revision)
     if geometry is None:
         return MINIMUM_FREE_BYTES
-    return max(MINIMUM_FREE_BYTES, disk_bytes(config, geometry, "cuda" if Sampler().gpus() else "cpu"))
+    device = Device(
+        "cuda" if Sampler().gpus() else "cpu", "", 1, 0, 0
+    )  # more of it does not matter for the disk
+    return max(MINIMUM_FREE_BYTES, forecast(config, geometry, device).disk_bytes)
 
 
 def _live_twin(start_key: str) -> RunFolder | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -41,18 +43,21 @@ def of_sample(run_id: str, sample: dict[str, Any]) -> list[Image.Image] | None:
     """The pictures of a held-out question."""
     if not sample.get("images"):
         return None
-    store = Store(find_run(run_id).data_dir)
-    return [Image.open(store.image_path(name)) for name in sample["images"]]
+    return [Image.open(path) for path in _paths(run_id, sample["images"])]
 
 
 @lru_cache(maxsize=64)
 def small(run_id: str, names: tuple[str, ...]) -> list[str]:
     """The same as thumbnails, in data URIs; none where the run has no images any more."""
     try:
-        store = Store(find_run(run_id).data_dir)
-        return thumbnails([store.image_path(name) for name in names])
+        return thumbnails(_paths(run_id, names))
     except (GemmaTuneError, OSError):
         return []
+
+
+def _paths(run_id: str, names: Sequence[str]) -> list[Path]:
+    store = Store(find_run(run_id).data_dir)
+    return [store.image_path(name) for name in names]
 
 
 def spoken(prompt: str) -> str:

@@ -19,9 +19,8 @@ QUIET = {
     "show_progress": "hidden",
     "queue": False,
 }  # of events that answer at once
-NEVER_EMPTY = (
-    "objective.type"  # a choice that nobody can empty: where it is, its step was not there to be read
-)
+# A choice that nobody can empty: where it is empty, its step was not there to be read.
+NEVER_EMPTY = "objective.type"
 LISTS = ("data.mix", "data.fixes")  # an empty widget is an empty list
 # Settings that apply only beside certain values of other ones, and those other ones.
 CONDITIONAL = [

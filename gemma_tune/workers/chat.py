@@ -182,9 +182,8 @@ def _loaded(
         memory.refuse_too_large([size_bytes(base), size_bytes(tuned)])
         before = modeling.load_start(config, facts, base, images=images)
         return False, InTurn([before, modeling.load_base(config, tuned, images=images)])
-    if adapters.takes_from_base(
-        LoraConfig.from_pretrained(str(tuned))
-    ):  # so does a checkpoint, unlike a result
+    # That of a checkpoint may, of a result never does.
+    if adapters.takes_from_base(LoraConfig.from_pretrained(str(tuned))):
         memory.refuse_too_large([size_bytes(base)] * 2)
         whole, rest = (modeling.load_base(config, base, images=images) for _ in range(2))
         return False, InTurn([whole, modeling.load_adapter(rest, tuned)])

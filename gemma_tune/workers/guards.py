@@ -162,8 +162,7 @@ def refuse_reentrant_checkpointing(config: RunConfig, model: nn.Module) -> None:
     Measured on Gemma 3n and 4: up to 59 % of the gradient of a key projection is lost, and the loss shows nothing.
     """
     adapter = config.method.type != "full"
-    zero_3 = config.devices.distributed_type == "deepspeed" and config.devices.zero_stage == 3
-    if adapter and zero_3 and config.train.activation_checkpointing and shares_keys(model):
+    if adapter and config.devices.is_zero_3 and config.train.activation_checkpointing and shares_keys(model):
         raise ConfigError.at(
             "train.activation_checkpointing", True,
             "With DeepSpeed ZeRO-3 and an adapter it loses gradients in this model, whose layers share keys and values.",

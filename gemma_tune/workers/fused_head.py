@@ -13,7 +13,7 @@ import types
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
@@ -35,21 +35,29 @@ class HeadOutput(ModelOutput):
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, labels: Tensor, softcap: float | None = None
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    softcap: float | None = None,
+    table: TiedTable | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Summed cross-entropy of `hidden` (N, D) against `labels` (N,), and how many are the likeliest word.
 
-    `weight` (V, D) gets a gradient where it needs one. Computes in autocast's type where that is on.
+    `weight` (V, D) gets a gradient where it needs one, by way of its `table` if it has one. Computes in autocast's type
+    where that is on.
     """
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
     with torch.autocast(device, enabled=False):
-        return _LinearCrossEntropy.apply(hidden, weight, labels, softcap, dtype, torch.is_grad_enabled())
+        return _LinearCrossEntropy.apply(
+            hidden, weight, labels, softcap, dtype, torch.is_grad_enabled(), table
+        )
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, labels, softcap, dtype, differentiable):
+    def forward(ctx, hidden, weight, labels, softcap, dtype, differentiable, table):
+        ctx.table = table
         tokens, words = hidden.to(dtype), weight.to(dtype)
         ctx.for_hidden = torch.empty_like(hidden) if differentiable and ctx.needs_input_grad[0] else None
         ctx.for_weight = torch.zeros_like(weight) if differentiable and ctx.needs_input_grad[1] else None
@@ -67,7 +75,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx, gradient, _):
         scaled = [each if each is None else each.mul_(gradient) for each in (ctx.for_hidden, ctx.for_weight)]
         ctx.for_hidden = ctx.for_weight = None
-        return *scaled, None, None, None, None
+        if ctx.table and scaled[1] is not None:
+            ctx.table.take(scaled.pop())
+            scaled.append(None)
+        return *scaled, None, None, None, None, None
 
 
 def _chunk(ctx, chunk: slice, tokens: Tensor, words: Tensor, labels: Tensor, softcap: float | None):
@@ -132,9 +143,10 @@ def _chunk_tokens(words: Tensor) -> int:
     return max(16, scores_bytes // (len(words) * words.element_size()))
 
 
-def add_fused_head(model: PreTrainedModel) -> None:
+def add_fused_head(model: PreTrainedModel, table: TiedTable | None = None) -> None:
     """Lets `model(…, labels=…, fused_linear_cross_entropy=True)` return a HeadOutput; other calls stay as they are.
 
+    `table`: the model's, if the gradient may take its way (not where processes add up theirs, nor in a compiled model).
     Within `forward`, so that DDP, FSDP and PEFT around the model see an ordinary call.
     """
     ordinary, text = model.forward, model.config.get_text_config()
@@ -150,10 +162,43 @@ def add_fused_head(model: PreTrainedModel) -> None:
         labels = labels.to(weight.device)
         learned = labels != IGNORED
         hidden = states.to(weight.device)[learned]
-        loss, correct = linear_cross_entropy(hidden, weight, labels[learned], softcap)
+        own = table if kwargs.get("input_ids") is not None else None  # the embeddings have to be read
+        loss, correct = linear_cross_entropy(hidden, weight, labels[learned], softcap, own)
         return HeadOutput(loss=loss, learned_tokens=learned.sum(), correct_tokens=correct)
 
     model.forward = types.MethodType(forward, model)
+
+
+class TiedTable:
+    """The gradient of a float32 weight that is embeddings and head at once, on a CPU.
+
+    Autograd would make one of the table's size for the head, a second for the embeddings and a third of both. Here the head
+    hands in its own, and the rows that the embeddings read are added to it. (In a narrower type each row would be rounded.)
+    """
+
+    def __init__(self, embeddings: nn.Embedding):
+        self.of_head: Tensor | None = None
+        embeddings.sparse = True
+        embeddings.weight.register_post_accumulate_grad_hook(self._join)
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> TiedTable | None:
+        """None where the model has no such weight, or does not train it."""
+        embeddings, weight = model.get_input_embeddings(), model.get_output_embeddings().weight
+        tied = isinstance(embeddings, nn.Embedding) and embeddings.weight is weight and weight.requires_grad
+        plain = weight.dtype == torch.float32 and weight.device.type == "cpu"
+        return cls(embeddings) if tied and plain else None
+
+    def take(self, gradient: Tensor) -> None:
+        self.of_head = gradient if self.of_head is None else self.of_head.add_(gradient)
+
+    def _join(self, weight: nn.Parameter) -> None:
+        """After the backward pass; `weight.grad` is dense only if it holds an earlier micro-batch's."""
+        head, self.of_head = self.of_head, None
+        if not weight.grad.is_sparse:
+            weight.grad = weight.grad if head is None else weight.grad.add_(head)
+        else:
+            weight.grad = weight.grad.to_dense() if head is None else head.add_(weight.grad)
 
 
 def output_weight(model: PreTrainedModel) -> Tensor:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 
 import torch
+from accelerate import DistributedType
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel
@@ -33,7 +34,8 @@ class Trainer(StoppableValidation, SFTTrainer):
         self.levers = levers
         base = _plain(self.model)
         if levers.fused_head:
-            fused_head.add_fused_head(base)
+            alone = self.accelerator.distributed_type is DistributedType.NO and not self.args.torch_compile
+            fused_head.add_fused_head(base, fused_head.TiedTable.of(base) if alone else None)
         if levers.fast_norm:
             fast.use_fast_norms(base)
 

@@ -122,3 +122,63 @@ def test_the_whole_model_learns_the_same_with_embeddings_tied_and_soft_cap(reque
     torch.testing.assert_close(
         model(input_ids=ids, labels=labels).loss, expected
     )  # an ordinary call stays one
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3"])
+def test_a_tied_table_has_one_gradient_of_both_its_uses(request, family):
+    """Twice, so that one is added to an earlier one; and an ordinary loss, in which the head has no part in it."""
+    torch.manual_seed(0)
+    ids = torch.randint(4, 200, (2, 12))
+    gradients = []
+    for with_table in (False, True):
+        model = AutoModelForCausalLM.from_pretrained(request.getfixturevalue(family))
+        table = fused_head.TiedTable.of(model) if with_table else None
+        fused_head.add_fused_head(model, table)
+        for fused in (True, True, False):
+            model(input_ids=ids, labels=ids, fused_linear_cross_entropy=fused).loss.backward()
+            gradients.append(model.get_input_embeddings().weight.grad.clone())
+        model.zero_grad()
+        model(input_ids=ids, labels=ids).loss.backward()
+        gradients.append(model.get_input_embeddings().weight.grad)
+        assert not table or table.of_head is None
+    for plain, joined in zip(gradients[:4], gradients[4:], strict=True):
+        assert joined.layout == torch.strided
+        torch.testing.assert_close(joined, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_a_tied_table_never_exists_twice(gemma3):
+    """The gradient that the optimizer gets lies where the head made its own."""
+    model = AutoModelForCausalLM.from_pretrained(gemma3)
+    table = fused_head.TiedTable.of(model)
+    fused_head.add_fused_head(model, table)
+    ids = torch.randint(4, 200, (2, 12))
+    places = []
+    table.take = lambda gradient: (places.append(gradient.data_ptr()), setattr(table, "of_head", gradient))
+    model(input_ids=ids, labels=ids, fused_linear_cross_entropy=True).loss.backward()
+    assert places == [model.get_input_embeddings().weight.grad.data_ptr()]
+
+
+def test_embeddings_that_are_given_leave_the_head_its_own_gradient(gemma3):
+    model = AutoModelForCausalLM.from_pretrained(gemma3)
+    fused_head.add_fused_head(model, fused_head.TiedTable.of(model))
+    ids = torch.randint(4, 200, (2, 12))
+    given = torch.randn(2, 12, model.config.hidden_size)
+    model(inputs_embeds=given, labels=ids, fused_linear_cross_entropy=True).loss.backward()
+    assert model.get_output_embeddings().weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda model: model.requires_grad_(False), id="not trained"),
+        pytest.param(lambda model: model.bfloat16(), id="would round after every row"),
+        pytest.param(
+            lambda model: model.set_output_embeddings(torch.nn.Linear(2, 2)), id="a head of its own"
+        ),
+    ],
+)
+def test_other_tables_are_left_to_autograd(gemma3, change):
+    model = AutoModelForCausalLM.from_pretrained(gemma3)
+    change(model)
+    assert fused_head.TiedTable.of(model) is None
+    assert not model.get_input_embeddings().sparse

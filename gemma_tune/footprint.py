@@ -69,6 +69,7 @@ class Work:
     accumulates: bool = False
     score_pairs: int = 0  # of tokens that see each other, where attention writes its scores down
     head: str = "fused"  # "fused", "chunked" (TRL's), "whole", "none" (a reward model)
+    joins_tables: bool = False  # head and embeddings make one gradient (`workers.fused_head.TiedTable`)
     device: str = "cpu"
     pins: bool = False  # the allocator keeps what layers needed for a moment (glibc's malloc)
     cache_tokens: int = 0  # of answers being generated, all rows together
@@ -177,8 +178,13 @@ class Footprint:
         return whole / self.share.gradients + whole * self.share.buckets
 
     def head_gradient(self) -> float:
-        """Of the table that scores the vocabulary, made before that of any layer; the same table's as embeddings joins it."""
+        """Of the table that scores the vocabulary, made before that of any layer."""
         return 0 if self.work.adapter else self.geometry.embedding_parameters * self.work.trained_bytes
+
+    def table_copies(self) -> float:
+        """What the same table's gradient as embeddings takes when it comes last, and where autograd can't add in place, the sum."""
+        copies = 0 if self.work.joins_tables else 2 if self.work.head == "fused" else 1
+        return copies * self.head_gradient()
 
     def activations(self) -> float:
         """Kept between the forward and the backward pass."""
@@ -303,7 +309,11 @@ class Footprint:
         moments = (
             {"gradients": earlier + head, "activations": kept, "logits": scores},
             {"gradients": earlier + head, "activations": kept + self.working(), "logits": 0},
-            {"gradients": gradients + head + min(earlier, head), "activations": self.working(), "logits": 0},
+            {
+                "gradients": gradients + self.table_copies() + min(earlier, head),
+                "activations": self.working(),
+                "logits": 0,
+            },
             {"gradients": gradients + self.scratch(), "activations": 0, "logits": 0},
             {"gradients": earlier, "activations": self.cache(), "logits": 0},
             {"gradients": 0, "activations": self.validation(), "logits": scores},

@@ -140,6 +140,7 @@ def work_of(config: RunConfig, geometry: Geometry, device: Device, lengths: Leng
         accumulates=train.gradient_accumulation_steps > 1,
         score_pairs=sum(row * row for row in rows) if _eager(config, geometry) else 0,
         head=_head(config),
+        joins_tables=_joins_tables(config, device),
         device=device.kind,
         pins=device.kind == "cpu" and device.allocator == "system",
         validation_tokens=config.eval.per_device_eval_batch_size * longest if config.eval.eval_steps else 0,
@@ -187,6 +188,12 @@ def _head(config: RunConfig) -> str:
     if goal == "sft":
         return "fused" if config.train.fused_linear_cross_entropy else "chunked"
     return {"reward": "none", "orpo": "whole", "grpo": "whole"}.get(goal, "chunked")
+
+
+def _joins_tables(config: RunConfig, device: Device) -> bool:
+    devices = config.devices
+    alone = devices.num_processes * devices.num_machines == 1 and not config.train.torch_compile
+    return alone and _head(config) == "fused" and device.kind == "cpu" and _weight_bytes(config, device) == 4
 
 
 def share_of(config: RunConfig, processes: int) -> Share:

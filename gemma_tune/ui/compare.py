@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,7 @@ from gemma_tune.runs.chat import ChatSession
 from gemma_tune.runs.folder import list_runs
 from gemma_tune.runs.hardware import Sampler
 from gemma_tune.ui import asked_images, views
-
-PAINTS_PER_SECOND = 15
-COLUMNS = ("base", "tuned")
+from gemma_tune.ui.exchange import Exchange, in_batches
 
 
 class Resident:
@@ -187,118 +185,28 @@ async def _ask(
 async def _ask_anyway(
     run_id: str | None, prompt: str, base: list, tuned: list, images: list | None, *settings: Any
 ) -> AsyncIterator[list]:
-    """Stream both answers; at most 15 updates a second, however fast the tokens come."""
+    """Stream both answers."""
     prompt = (prompt or "").strip()
     if not run_id or not prompt:
         missing = "Choose a run above." if not run_id else "Write a question below."
         yield [gr.skip()] * 4 + [views.notice("", "Nothing to ask yet", missing), gr.update(visible=False)]
         return
-    texts = dict.fromkeys(COLUMNS, "")
-    stats = dict.fromkeys(COLUMNS, "")
-    histories = {"base": base or [], "tuned": tuned or []}
     pictures = asked_images.files_of(images)
+    exchange = Exchange(prompt, pictures, before=(base or [], tuned or []))
+    loading = views.notice("", "Loading the model", "The first question waits for it; the next ones do not.")
+    yield [*exchange.shown(), loading, gr.update(visible=False)]
 
-    def update(note: str = "") -> list:
-        chats = [
-            [
-                *histories[name],
-                *({"role": "user", "content": {"path": path}} for path in pictures),
-                {"role": "user", "content": prompt},
-                {"role": "assistant", "content": _shown(texts[name], ended=bool(stats[name]))},
-            ]
-            for name in COLUMNS
-        ]
-        return [*chats, *(stats[name] for name in COLUMNS), note, gr.update(visible=False)]
-
-    yield update(
-        views.notice("", "Loading the model", "The first question waits for it; the next ones do not.")
-    )
-    queue: asyncio.Queue = asyncio.Queue()
-    gone = threading.Event()
-    loop = asyncio.get_running_loop()
-    thread = threading.Thread(
-        target=_produce,
-        args=(
-            run_id,
-            _messages(prompt, settings, pictures),
-            _sampling(settings),
-            pictures,
-            loop,
-            queue,
-            gone,
-        ),
-        daemon=True,
-    )
-    thread.start()
-    try:
-        async for pieces in _batches(queue):
-            for piece in pieces:
-                if isinstance(piece, GemmaTuneError):
-                    yield [
-                        histories["base"],
-                        histories["tuned"],
-                        "",
-                        "",
-                        views.fault_list(piece.faults, "No answer"),
-                        gr.skip(),
-                    ]
-                    return
-                if "text" in piece:
-                    texts[piece["column"]] += piece["text"]
-                elif piece.get("done"):
-                    stats[piece["column"]] = _stats(piece)
-            yield update()
-    finally:
-        gone.set()
-        if thread.is_alive():
-            resident.stop()
-
-
-def _shown(text: str, *, ended: bool) -> Any:
-    """An answer as it stands in its bubble: one that can be seen, also where it is nothing but blanks."""
-    if text.strip() or not ended:
-        return text
-    words = "(only blank lines)" if text else "(an empty answer)"
-    return gr.HTML(f'<span class="gt-note gt-blank">{words}</span>')
-
-
-def _produce(
-    run_id: str,
-    messages: list,
-    sampling: dict,
-    pictures: list[str],
-    loop: asyncio.AbstractEventLoop,
-    queue: asyncio.Queue,
-    gone: threading.Event,
-) -> None:
-    """In a thread: pieces of both answers into the queue, then None."""
-
-    def put(piece: Any) -> None:
-        loop.call_soon_threadsafe(queue.put_nowait, piece)
+    def answers() -> Iterator[dict]:
+        seen = [Path(path).read_bytes() for path in pictures]
+        return resident.of(run_id).ask(_messages(prompt, settings, pictures), _sampling(settings), seen)
 
     try:
-        images = [Path(path).read_bytes() for path in pictures]
-        for piece in resident.of(run_id).ask(messages, sampling, images):
-            put(piece)
-            if gone.is_set():
-                break
+        async with aclosing(in_batches(answers, stop=lambda: resident.stop())) as batches:
+            async for pieces in batches:
+                exchange.take(pieces)
+                yield [*exchange.shown(), "", gr.update(visible=False)]
     except GemmaTuneError as error:
-        put(error)
-    finally:
-        if not gone.is_set():  # else nobody takes it any more
-            put(None)
-
-
-async def _batches(queue: asyncio.Queue) -> AsyncIterator[list]:
-    """Everything that has come, at most 15 times a second, until None."""
-    while True:
-        pieces = [await queue.get()]
-        while not queue.empty():
-            pieces.append(queue.get_nowait())
-        yield [piece for piece in pieces if piece is not None]
-        if None in pieces:
-            return
-        await asyncio.sleep(1 / PAINTS_PER_SECOND)
+        yield [*exchange.before, "", "", views.fault_list(error.faults, "No answer"), gr.skip()]
 
 
 def _messages(prompt: str, settings: tuple, pictures: list[str]) -> list[dict]:
@@ -316,11 +224,6 @@ def _sampling(settings: tuple) -> dict[str, Any]:
         "max_new_tokens": int(max_new_tokens),
         "seed": int(seed or 0),
     }
-
-
-def _stats(piece: dict) -> str:
-    seconds = max(piece["seconds"], 1e-9)
-    return f'<p class="gt-note">{piece["tokens"]:,} tokens · {piece["tokens"] / seconds:,.1f} tokens/s</p>'
 
 
 def _training_on_the_gpu() -> str | None:

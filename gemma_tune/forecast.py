@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gemma_tune.config import RunConfig
-from gemma_tune.footprint import Footprint, Share, Work
+from gemma_tune.footprint import FLOAT, Footprint, Share, Work
 from gemma_tune.geometry import Geometry
 
 LIBRARIES_BYTES = {
@@ -88,7 +88,7 @@ def forecast(
     config: RunConfig, geometry: Geometry, device: Device, lengths: Lengths | None = None
 ) -> Forecast:
     """`lengths` None: every row is taken to be as long as allowed, and time and steps are known with max_steps only."""
-    processes = config.devices.num_processes * config.devices.num_machines
+    processes = config.devices.processes
     footprint = Footprint(geometry, work_of(config, geometry, device, lengths), share_of(config, processes))
     parts = dict(footprint.parts())
     parts["overhead"] = round(LIBRARIES_BYTES[device.kind] + WASTE[device.kind] * sum(parts.values()))
@@ -191,9 +191,9 @@ def _head(config: RunConfig) -> str:
 
 
 def _joins_tables(config: RunConfig, device: Device) -> bool:
-    devices = config.devices
-    alone = devices.num_processes * devices.num_machines == 1 and not config.train.torch_compile
-    return alone and _head(config) == "fused" and device.kind == "cpu" and _weight_bytes(config, device) == 4
+    alone = config.devices.processes == 1 and not config.train.torch_compile
+    plain = device.kind == "cpu" and _weight_bytes(config, device) == FLOAT
+    return alone and plain and _head(config) == "fused"
 
 
 def share_of(config: RunConfig, processes: int) -> Share:

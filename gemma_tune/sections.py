@@ -408,6 +408,11 @@ class DevicesSection(Section):
     )
 
     @property
+    def processes(self) -> int:
+        """Training processes on all hosts together."""
+        return self.num_processes * self.num_machines
+
+    @property
     def is_zero_3(self) -> bool:
         """Whether DeepSpeed shares out the weights themselves."""
         return self.distributed_type == "deepspeed" and self.zero_stage == 3

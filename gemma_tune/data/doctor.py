@@ -241,8 +241,7 @@ def steps_per_epoch(rows: int, tokens: int, config: RunConfig) -> int:
         return math.ceil(batches / train.gradient_accumulation_steps)
     if packs(config):
         rows = min(rows, math.ceil(tokens / train.max_length))
-    processes = config.devices.num_processes * config.devices.num_machines
-    batches = rows / (train.per_device_train_batch_size * processes)
+    batches = rows / (train.per_device_train_batch_size * config.devices.processes)
     batches = (
         math.floor(batches) if config.advanced.trainer.get("dataloader_drop_last") else math.ceil(batches)
     )

@@ -229,10 +229,10 @@ def _too_few(rows: int, where: str, config: RunConfig) -> list[Fault]:
 
 def rows_per_batch(config: RunConfig) -> int:
     """Rows that the smallest unit of training needs: a micro-batch, or for GRPO the prompts of one step's answers."""
-    train, devices = config.train, config.devices
+    train = config.train
     if config.objective.type != "grpo":
         return train.per_device_train_batch_size
-    answers = train.per_device_train_batch_size * devices.num_processes * devices.num_machines
+    answers = train.per_device_train_batch_size * config.devices.processes
     steps = config.advanced.trainer.get("steps_per_generation", train.gradient_accumulation_steps)
     return max(1, answers * steps // config.objective.num_generations)
 

@@ -86,7 +86,7 @@ def host_faults(config: RunConfig) -> list[Fault]:
     """What the section `devices` asks for and this host lacks, and what is computed on a GPU only."""
     devices = config.devices
     faults = []
-    if devices.num_processes * devices.num_machines > 1 and devices.distributed_type != "ddp":
+    if devices.processes > 1 and devices.distributed_type != "ddp":
         faults = _sharing_faults(devices.distributed_type)
     gpus = [gpu["index"] for gpu in Sampler().gpus()]
     absent = [number for number in devices.gpu_ids.split(",") if number and int(number) not in gpus]

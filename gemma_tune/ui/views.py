@@ -88,8 +88,11 @@ def review(config: RunConfig, report) -> str:
     card = MODELS.get(config.model.id)
     goal, tuner = OBJECTIVES[config.objective.type], TUNERS[config.method.type]
     rank = "" if config.method.type == "full" else f", rank {config.method.r}"
-    devices = config.devices.num_processes * config.devices.num_machines
-    effective = config.train.per_device_train_batch_size * config.train.gradient_accumulation_steps * devices
+    effective = (
+        config.train.per_device_train_batch_size
+        * config.train.gradient_accumulation_steps
+        * config.devices.processes
+    )
     parts = [
         ("Model", card.label if card else config.model.id, f"{count(card.parameters)} parameters" if card else "your own"),
         ("Data", source_label(config.data.source), f"{report.train_rows:,} rows to learn, {report.validation_rows:,} to check"),

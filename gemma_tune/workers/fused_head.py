@@ -73,12 +73,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient, _):
-        scaled = [each if each is None else each.mul_(gradient) for each in (ctx.for_hidden, ctx.for_weight)]
+        for_hidden, for_weight = (
+            each if each is None else each.mul_(gradient) for each in (ctx.for_hidden, ctx.for_weight)
+        )
         ctx.for_hidden = ctx.for_weight = None
-        if ctx.table and scaled[1] is not None:
-            ctx.table.take(scaled.pop())
-            scaled.append(None)
-        return *scaled, None, None, None, None, None
+        if ctx.table and for_weight is not None:
+            ctx.table.take(for_weight)
+            for_weight = None
+        return for_hidden, for_weight, None, None, None, None, None
 
 
 def _chunk(ctx, chunk: slice, tokens: Tensor, words: Tensor, labels: Tensor, softcap: float | None):
@@ -195,10 +197,10 @@ class TiedTable:
     def _join(self, weight: nn.Parameter) -> None:
         """After the backward pass; `weight.grad` is dense only if it holds an earlier micro-batch's."""
         head, self.of_head = self.of_head, None
-        if not weight.grad.is_sparse:
-            weight.grad = weight.grad if head is None else weight.grad.add_(head)
-        else:
+        if weight.grad.is_sparse:
             weight.grad = weight.grad.to_dense() if head is None else head.add_(weight.grad)
+        elif head is not None:
+            weight.grad.add_(head)
 
 
 def output_weight(model: PreTrainedModel) -> Tensor:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from gemma_tune.config import RunConfig
 from gemma_tune.footprint import FLOAT, Footprint, Share, Work
 from gemma_tune.geometry import Geometry
+from gemma_tune.schedule import steps_per_epoch, total_steps
 
 LIBRARIES_BYTES = {
     "cpu": 525_000_000,
@@ -56,6 +57,7 @@ class Lengths:
     longest_rows: tuple[int, ...] = ()
     tower_parameters: int = 0  # of a model that is loaded whole, since the rows hold images
     image_numbers: int = 0  # that live at once while the images of one row are looked at (`sight`)
+    left_out: int = 0  # of the rows, since nothing that is learned is within the maximum length
 
     @property
     def mean(self) -> float:
@@ -92,7 +94,7 @@ def forecast(
     footprint = Footprint(geometry, work_of(config, geometry, device, lengths), share_of(config, processes))
     parts = dict(footprint.parts())
     parts["overhead"] = round(LIBRARIES_BYTES[device.kind] + WASTE[device.kind] * sum(parts.values()))
-    steps = steps_of(config, lengths, processes)
+    steps = steps_of(config, lengths)
     seconds = _seconds(config, geometry, device, lengths, steps) if steps is not None else None
     share = (
         config.devices.num_processes if device.kind == "cpu" else 1
@@ -213,21 +215,14 @@ def share_of(config: RunConfig, processes: int) -> Share:
 
 
 # ---- how long, and how much on disk ----------------------------------------------------------------------------------
-def steps_of(config: RunConfig, lengths: Lengths | None, processes: int) -> int | None:
-    """Optimizer steps, counted as Transformers' Trainer does."""
-    train = config.train
-    if train.max_steps > 0:
-        return train.max_steps
+def steps_of(config: RunConfig, lengths: Lengths | None) -> int | None:
+    """Optimizer steps of the run; None where neither rows nor max_steps are known."""
+    if config.train.max_steps > 0:
+        return config.train.max_steps
     if not lengths:
         return None
-    rows = lengths.rows
-    if config.objective.type == "sft" and train.packing:
-        rows = math.ceil(lengths.total_tokens / train.max_length)
-    if config.objective.type == "grpo":
-        rows *= config.objective.num_generations
-    batches = math.ceil(rows / (train.per_device_train_batch_size * processes))
-    per_epoch = math.ceil(batches / train.gradient_accumulation_steps)
-    return max(math.ceil(train.num_train_epochs * per_epoch), 1)
+    per_epoch = steps_per_epoch(lengths.rows - lengths.left_out, lengths.total_tokens, config)
+    return max(total_steps(per_epoch, config), 1)
 
 
 def flops_of(device: Device) -> float | None:

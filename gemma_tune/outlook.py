@@ -119,6 +119,7 @@ def lengths_of(report: Report | None) -> Lengths | None:
     falling = np.sort(report.lengths)[::-1]
     return Lengths(
         rows=report.train_rows,
+        left_out=report.unlearnable_rows,
         total_tokens=int(report.lengths.sum()),
         longest=int(falling[0]),
         learned_share=report.supervised_tokens / max(report.total_tokens, 1),

@@ -15,6 +15,7 @@ FLOORS = [
     {"geometry", "objectives", "sections", "sight"},
     {"catalog", "footprint", "support"},
     {"config"},
+    {"schedule"},
     {"hub_adapters", "hub_client", "hub_config", "hub_errors", "reference", "forecast"},
     {"fit", "hub"},
     {"hub_access"},

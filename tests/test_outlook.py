@@ -1,3 +1,4 @@
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 from gemma_tune import outlook
 from gemma_tune.catalog import MODELS, local_path
 from gemma_tune.config import parse
+from gemma_tune.data import check
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +61,9 @@ def test_the_shape_of_a_folder_is_read_and_of_an_unknown_model_unknown():
 
 
 def test_checked_rows_are_counted_from_the_longest():
-    report = SimpleNamespace(lengths=np.array([5, 9, 7]), train_rows=3, supervised_tokens=7, total_tokens=21)
+    report = SimpleNamespace(
+        lengths=np.array([5, 9, 7]), train_rows=3, unlearnable_rows=0, supervised_tokens=7, total_tokens=21
+    )
     lengths = outlook.lengths_of(report)
     assert (lengths.rows, lengths.total_tokens, lengths.longest) == (3, 21, 9)
     assert lengths.longest_rows == (9, 7, 5) and lengths.learned_share == pytest.approx(1 / 3)
@@ -84,7 +88,7 @@ def test_images_count_by_the_tower_of_the_model_and_the_most_of_a_row(monkeypatc
         outlook, "Store", lambda folder: type("Two", (), {"__len__": lambda _: 2, "rows": lambda *_: rows})()
     )
     report = SimpleNamespace(
-        lengths=np.array([400, 700]), train_rows=2, supervised_tokens=7, total_tokens=21,
+        lengths=np.array([400, 700]), train_rows=2, unlearnable_rows=0, supervised_tokens=7, total_tokens=21,
         prepared=SimpleNamespace(store=store),
     )  # fmt: skip
     config = parse({"model": {"id": "google/gemma-3-4b-it"}})
@@ -99,3 +103,28 @@ def test_images_count_by_the_tower_of_the_model_and_the_most_of_a_row(monkeypatc
         > 0
     )
     assert outlook.image_numbers_of("google/gemma-3-1b-it") == outlook.image_numbers_of("me/unknown") == 0
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"devices": {"num_processes": 2}},
+        {"advanced": {"trainer": {"dataloader_drop_last": True}}},
+        {"objective": {"type": "grpo"}, "train": {"per_device_train_batch_size": 8}},
+    ],
+    ids=["rows that are left out", "two processes", "a batch that is left out", "answers to each prompt"],
+)
+def test_the_forecast_has_the_steps_of_the_check(changed, tmp_path, monkeypatch):
+    monkeypatch.setenv("GEMMA_TUNE_ROOTS", str(tmp_path))
+    questions = ["Where is it?"] * 42 + ["Where is it now? " * 40] * 5  # these leave no room for an answer
+    rows = [
+        {"prompt": f"{n}. {question}", "completion": "In the garden."} for n, question in enumerate(questions)
+    ]
+    source = tmp_path / "rows.jsonl"
+    source.write_text("\n".join(json.dumps(row) for row in rows))
+    train = {"max_length": 64, "per_device_train_batch_size": 4} | changed.get("train", {})
+    config = parse({"data": {"source": str(source), "validation_fraction": 0.0}, **changed, "train": train})
+    report = check(config)
+    assert report.unlearnable_rows == 5
+    assert outlook.forecast_of(config, report).steps == report.total_steps

@@ -17,11 +17,12 @@ from gemma_tune.config import RunConfig
 from gemma_tune.data.findings import Finding, findings_of
 from gemma_tune.data.lengths import lengths_of
 from gemma_tune.data.parallel import Watch, unwatched
-from gemma_tune.data.prepare import Prepared, gather, rows_per_batch
+from gemma_tune.data.prepare import Prepared, gather
 from gemma_tune.data.rendering import ChatTokenizer
 from gemma_tune.data.rows import Rejected
 from gemma_tune.data.tokens import NO_SINGLE_BOS, NO_TURN_END, Tokens, tokens_of
 from gemma_tune.errors import Fault, ModelError
+from gemma_tune.schedule import packs, steps_per_epoch, total_steps
 
 UNLEARNABLE_SHARE = (
     0.05  # above it the start is refused: most often the maximum length or the schema is wrong
@@ -229,38 +230,9 @@ class _Measured:
         return found
 
 
-def steps_per_epoch(rows: int, tokens: int, config: RunConfig) -> int:
-    """Optimizer steps of one pass over all devices, counted as Transformers' Trainer counts them."""
-    train = config.train
-    if (
-        config.objective.type == "grpo"
-    ):  # each prompt is answered several times, and an answer may be used again
-        again = config.advanced.trainer.get("num_iterations", 1)
-        steps = config.advanced.trainer.get("steps_per_generation", train.gradient_accumulation_steps)
-        batches = rows // rows_per_batch(config) * steps * again
-        return math.ceil(batches / train.gradient_accumulation_steps)
-    if packs(config):
-        rows = min(rows, math.ceil(tokens / train.max_length))
-    batches = rows / (train.per_device_train_batch_size * config.devices.processes)
-    batches = (
-        math.floor(batches) if config.advanced.trainer.get("dataloader_drop_last") else math.ceil(batches)
-    )
-    return math.ceil(batches / train.gradient_accumulation_steps)
-
-
-def packs(config: RunConfig) -> bool:
-    return config.train.packing and config.objective.type == "sft"
-
-
 def learns_answers_only(config: RunConfig) -> bool:
     """Preference training and rewards have no other way."""
     return config.train.assistant_only_loss or config.objective.type != "sft"
-
-
-def total_steps(per_epoch: int, config: RunConfig) -> int:
-    if config.train.max_steps > 0:
-        return config.train.max_steps
-    return math.ceil(config.train.num_train_epochs * per_epoch)
 
 
 def _set_warnings(prepared: Prepared, config: RunConfig) -> list[Fault]:

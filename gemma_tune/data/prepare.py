@@ -27,6 +27,7 @@ from gemma_tune.data.sources import (
 from gemma_tune.data.split import split, weighted
 from gemma_tune.data.store import Part, Store, stored
 from gemma_tune.errors import DataError, Fault, GemmaTuneError, shown
+from gemma_tune.schedule import rows_per_batch
 from gemma_tune.sections import DataSection
 
 SAMPLE_ROWS = 200  # from which the schema is recognised
@@ -225,16 +226,6 @@ def _too_few(rows: int, where: str, config: RunConfig) -> list[Fault]:
         way_out = "Add rows, or lower the batch size or the accumulation."
     rule = f"The data set is smaller than one batch of {batch} rows."
     return [Fault(where, f"{rows} training rows", rule, way_out)]
-
-
-def rows_per_batch(config: RunConfig) -> int:
-    """Rows that the smallest unit of training needs: a micro-batch, or for GRPO the prompts of one step's answers."""
-    train = config.train
-    if config.objective.type != "grpo":
-        return train.per_device_train_batch_size
-    answers = train.per_device_train_batch_size * config.devices.processes
-    steps = config.advanced.trainer.get("steps_per_generation", train.gradient_accumulation_steps)
-    return max(1, answers * steps // config.objective.num_generations)
 
 
 def _name_of(parts: list[Part]) -> str:

@@ -12,7 +12,7 @@ from tiny_tokenizer import build_tokenizer
 
 from gemma_tune import catalog, config
 from gemma_tune.data import doctor
-from gemma_tune.data.doctor import check, steps_per_epoch, total_steps
+from gemma_tune.data.doctor import check
 from gemma_tune.data.parallel import Cancelled
 from gemma_tune.data.rendering import NOT_LEARNED
 from gemma_tune.data.rows import Row
@@ -288,19 +288,6 @@ def test_a_check_tells_how_far_it_is_and_can_be_stopped_anywhere(configured, wri
         with pytest.raises(Cancelled):
             check(fresh, watch=stop)
         assert check(fresh).rows_accepted == 21
-
-
-# ---- steps -----------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(
-    ("rows", "batch", "accumulation", "expected"),
-    [(10, 1, 1, 10), (10, 3, 1, 4), (10, 3, 2, 2), (10, 3, 4, 1), (8, 8, 1, 1)],
-)
-def test_steps_are_counted_as_the_trainer_counts_them(rows, batch, accumulation, expected):
-    train = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
-    wanted = config.parse({"train": {**train, "num_train_epochs": 2.5}})
-    assert steps_per_epoch(rows, 0, wanted) == expected
-    assert total_steps(expected, wanted) == math.ceil(2.5 * expected)
-    assert total_steps(expected, config.parse({"train": {"max_steps": 7}})) == 7
 
 
 def test_the_time_of_a_check_grows_with_its_rows_only(configured, write):

@@ -220,7 +220,8 @@ def render(results: dict[str, dict]) -> str:
         "",
         "The constants of activations come from the live tensors of small models. What an allocator keeps, what optimizers "
         "take for a moment and the chunks of TRL's loss were fitted to rows of this table; its last "
-        f"{SET_BEFORE} rows were measured afterwards.",
+        f"{SET_BEFORE} rows were measured afterwards, but for what the system's allocator keeps, which was set anew from all of "
+        "its rows when workers began to ask for huge pages.",
         "",
         "| model | tokens of the rows | settings | measured | forecast | error |",
         "|---|---|---|---|---|---|",

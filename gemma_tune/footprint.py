@@ -45,6 +45,7 @@ LOGIT_COPIES = 3.1  # of float32 logits where they are not made in chunks
 TRL_TOKENS, TRL_VOCABULARY = 4_096, 32_768  # a chunk of TRL's own loss
 TRL_COPIES = {"cpu": 8, "cuda": 1}  # of such a chunk: on a GPU a kernel works in place
 SCRATCH = {"adafactor": 2, "adamw_torch": 2}  # copies of the largest weight while the optimizer steps
+PINNED_SHARE = 0.5  # of what a layer gives up, with huge pages; nearly all where the system forbids them
 BITSANDBYTES_SCRATCH = {"cpu": 3.2, "cuda": 0}  # on a CPU it computes tensor by tensor in Python
 
 
@@ -273,10 +274,10 @@ class Footprint:
 
     def _pinned(self) -> float:
         """What a layer keeps lands behind what it has given up, whose pages glibc then cannot use again: measured."""
+        if not self.work.pins:
+            return 0
         forward = FORWARD[self.work.column]
-        return (
-            sum(self._of_layer(layer, forward, 2) for layer in self.geometry.layers) if self.work.pins else 0
-        )
+        return PINNED_SHARE * sum(self._of_layer(layer, forward, 2) for layer in self.geometry.layers)
 
     def _tables(self) -> float:
         """What the per-layer embeddings of the tokens take."""

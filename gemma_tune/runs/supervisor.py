@@ -117,11 +117,12 @@ class Supervisor:
         attempt, values = self.state().attempt + 1, self.folder.values()
         remove_partial_checkpoints(self.folder.path)
         step, checkpoint = max(complete_checkpoints(self.folder.path), default=(0, None))
-        arguments, kills = [str(self.folder.path)], oom_kills()
+        arguments = [str(self.folder.path)]
         if checkpoint is not None:
             arguments += ["--resume-from", str(checkpoint.relative_to(self.folder.path))]
         with self.folder.log_path.open("ab") as log:
-            log_offset = log.tell()
+            self.note(launcher=None, log_offset=log.tell(), attempt=attempt, oom_kills=oom_kills())
+            self.say_started(attempt, step, values)  # before the worker can write, should this process die
             self.launcher = subprocess.Popen(
                 [*worker_command(self.folder, values), *arguments],
                 stdin=subprocess.DEVNULL,
@@ -131,11 +132,11 @@ class Supervisor:
                 start_new_session=True,
                 pass_fds=[device],
             )
-        self.note(
-            launcher=identity(self.launcher.pid), log_offset=log_offset, attempt=attempt, oom_kills=kills
-        )
+        self.note(launcher=identity(self.launcher.pid))
+
+    def say_started(self, attempt: int, step: int, values: dict[str, Any]) -> None:
         rank = values.get("devices", {}).get("machine_rank", 0)
-        self.say("started", attempt=attempt, resume_step=step, pid=self.launcher.pid, machine_rank=rank)
+        self.say("started", attempt=attempt, resume_step=step, machine_rank=rank)
         if rank:
             host_0 = values["devices"]["main_process_ip"]
             self.say(
@@ -143,7 +144,7 @@ class Supervisor:
                 message=f"This is host {rank}. The losses and the report of the run are on host 0, {host_0}.",
                 machine_rank=rank,
             )
-        if attempt > 1 and checkpoint is None:
+        if attempt > 1 and step == 0:
             self.say(
                 "warning",
                 message=f"Attempt {attempt} begins from the start: there was no complete checkpoint.",

@@ -304,6 +304,27 @@ def test_a_killed_supervisor_is_replaced_and_the_end_is_true(begin):
     assert (state.outcome, state.exit_code, state.attempt, state.step) == ("finished", None, 1, 40)
 
 
+SLOW_TO_SAY_STARTED = """
+import sys, time
+from gemma_tune.runs import supervisor
+
+say = supervisor.Supervisor.say
+supervisor.Supervisor.say = lambda self, kind, **fields: (
+    time.sleep(kind == "started") or say(self, kind, **fields)
+)
+supervisor.main(sys.argv[1:])
+"""
+
+
+def test_a_start_is_written_before_the_worker_writes_however_slow_the_disk(begin, monkeypatch):
+    command = [sys.executable, "-c", SLOW_TO_SAY_STARTED]
+    monkeypatch.setattr(engine, "supervisor_command", lambda path, adopt: [*command, str(path)])
+    folder = begin("--steps", "2")
+    assert wait_over(folder).attempt == 1
+    writers = [event["by"].partition("-")[0] for event in read_events(folder.events_path)[0]]
+    assert kinds(folder).index("started") < writers.index("worker")
+
+
 def test_an_adopted_run_can_be_stopped_and_keeps_the_device(begin):
     folder = begin(*SLOW, "--deaf", "--grandchildren")
     wait_for_step(folder)

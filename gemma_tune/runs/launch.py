@@ -31,6 +31,7 @@ WORKER_COMMAND_VARIABLE = (
 )
 ALLOCATOR_VARIABLE = "GEMMA_TUNE_TCMALLOC"  # "0" leaves the system's memory allocator in place
 ALLOCATOR = re.compile(r"^\s*(libtcmalloc(?:_minimal)?\.so\.\d+) ", re.M)  # in the list of `ldconfig -p`
+HUGE_PAGES_VARIABLE = "THP_MEM_ALLOC_ENABLE"  # PyTorch's own; workers ask for them where it is not set
 WORKER_MODULE = ["-m", "gemma_tune.workers.train"]
 PACKAGE_ROOT = Path(__file__).parents[2]
 
@@ -85,7 +86,11 @@ def worker_environment(run_path: Path, values: Mapping[str, Any]) -> dict[str, s
             "ACCELERATE_MIXED_PRECISION": "no",  # Trainer decides by its own arguments
             "ACCELERATE_DYNAMO_BACKEND": "no",
         }
-    return environment | _visible_gpus(devices, processes) | allocator()
+    environment |= _visible_gpus(devices, processes) | allocator()
+    lora = values.get("method", {}).get("type") == "lora"
+    if lora and "tcmalloc" in environment.get("LD_PRELOAD", ""):  # slower in huge pages: docs/benchmarks.md
+        environment.setdefault(HUGE_PAGES_VARIABLE, "0")
+    return environment
 
 
 def process_count(values: Mapping[str, Any]) -> int:

@@ -8,5 +8,6 @@ import os
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 # Large tensors lie in huge pages where the system allows that on request. A fresh page costs time: measured on full
-# fine-tuning of Gemma 3 270M on a virtual machine, 14 % of the first step's CPU and 9 % of the second's; the peak is the same.
+# fine-tuning of Gemma 3 270M on a virtual machine, 14 % of the first step's CPU and 9 % of the second's; the peak is the
+# same. For LoRA with tcmalloc the app says no (`runs.launch`).
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

@@ -88,6 +88,23 @@ def test_the_faster_allocator_is_preloaded_where_it_is_installed(gpus, tmp_path,
     assert "LD_PRELOAD" not in environment(tmp_path)
 
 
+def test_lora_does_without_huge_pages_where_tcmalloc_is_preloaded(gpus, tmp_path, monkeypatch):
+    def asked(**method):
+        run = parse({"method": method}).model_dump()
+        return launch.worker_environment(tmp_path, run).get(launch.HUGE_PAGES_VARIABLE)
+
+    gpus(0)
+    monkeypatch.delenv("LD_PRELOAD", raising=False)
+    monkeypatch.delenv(launch.HUGE_PAGES_VARIABLE, raising=False)
+    monkeypatch.setattr(launch, "_tcmalloc", lambda: "libtcmalloc_minimal.so.4")
+    assert [asked(type=name) for name in ("lora", "qlora", "full")] == ["0", None, None]
+    monkeypatch.setenv(launch.HUGE_PAGES_VARIABLE, "1")
+    assert asked(type="lora") == "1"
+    monkeypatch.delenv(launch.HUGE_PAGES_VARIABLE)
+    monkeypatch.setattr(launch, "_tcmalloc", lambda: None)
+    assert asked(type="lora") is None
+
+
 def test_the_allocators_name_is_read_from_the_list_of_libraries():
     listed = "\tlibtcmalloc_minimal_debug.so.4 (libc6,x86-64) => /a\n\tlibtcmalloc_minimal.so.4 (libc6,x86-64) => /b\n"
     assert launch.ALLOCATOR.search(listed)[1] == "libtcmalloc_minimal.so.4"
